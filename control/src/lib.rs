@@ -1,0 +1,2 @@
+//! Flyover's control side: the kernel's state, the flow's life, and the user.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The `flyover` binary.
+fn main() {}

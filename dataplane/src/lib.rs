@@ -1,0 +1,7 @@
+//! Flyover's dataplane: DPDK ports, packets, the flow table, workers and the punt path to the kernel.
+//!
+//! Knows nothing of netlink, sockets or files. `unsafe` is confined to `dpdk` and `flow`.
+#![deny(unsafe_code)]
+
+pub mod flow;
+pub mod packet;

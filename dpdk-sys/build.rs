@@ -1,0 +1,2 @@
+//! Placeholder until the bindings are generated.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Namespaces, traffic and end-to-end tests of Flyover.
