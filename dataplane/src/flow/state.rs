@@ -34,4 +34,15 @@ impl EntryState {
             _ => Self::Candidate,
         }
     }
+
+    /// The state's name, as users see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Holding => "holding",
+            Self::Software => "software",
+            Self::Probing => "probing",
+            Self::Closing => "closing",
+        }
+    }
 }

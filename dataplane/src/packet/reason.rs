@@ -85,6 +85,8 @@ reasons! {
         FromKernelRingFull => "from_kernel_ring_full",
         /// The port's transmit queue was full.
         TxQueueFull => "tx_queue_full",
+        /// The egress port is not there any more.
+        NoPort => "no_port",
         /// No packet buffer was free.
         NoMbuf => "no_mbuf",
     }
