@@ -7,8 +7,9 @@
 pub struct Ingress {
     /// Destination MAC in the upper 48 bits (first byte highest), port in the lower 16.
     pub mac_port: u64,
-    /// From the top: PPPoE present (1 bit), 802.1ad outer tag (1), number of tags (2), spare (4),
-    /// outer VLAN id (12), inner VLAN id (12), PPPoE session (16), spare (16).
+    /// From the top: PPPoE present (1 bit), 802.1ad outer tag (1), number of tags (2), outer priority and
+    /// DEI (4), outer VLAN id (12), inner VLAN id (12), PPPoE session (16), spare (12), inner priority and
+    /// DEI (4).
     pub encap: u64,
 }
 
@@ -33,6 +34,17 @@ impl Ingress {
             encap |= 1 << 62;
         }
         Self { mac_port: self.mac_port, encap }
+    }
+
+    /// The same context inside a VLAN tag as it is on the wire, priority and DEI included.
+    ///
+    /// They are part of the context because a bridge hands them on, and the priority of what a learned
+    /// header is written over must be the one that it was learned from.
+    #[must_use]
+    pub const fn in_tag(self, tci: u16, service: bool) -> Self {
+        let shift = if self.vlan_tags() == 0 { 56 } else { 0 };
+        let tagged = self.in_vlan(tci, service);
+        Self { mac_port: tagged.mac_port, encap: tagged.encap | ((tci >> 12) as u64) << shift }
     }
 
     /// The same context inside a PPPoE session.
@@ -101,5 +113,10 @@ mod tests {
         assert_ne!(plain.in_vlan(1, false), plain.in_vlan(1, true));
         assert_ne!(plain.in_vlan(1, false).in_vlan(2, false), plain.in_vlan(2, false).in_vlan(1, false));
         assert_ne!(plain.in_vlan(0, false), plain);
+        assert_ne!(plain.in_tag(0x2001, false), plain.in_tag(0x0001, false));
+        assert_eq!(plain.in_tag(0x0001, false), plain.in_vlan(1, false));
+        let twice = plain.in_tag(0xf001, true).in_tag(0x7002, false);
+        assert_eq!((twice.vlans(), twice.vlan_tags(), twice.pppoe()), ([1, 2], 2, None));
+        assert_ne!(twice, plain.in_tag(0xf001, true).in_tag(0x6002, false));
     }
 }

@@ -51,6 +51,8 @@ reasons! {
         Protocol => "protocol",
         /// Multicast or broadcast, by MAC or by IP address.
         Multicast => "multicast",
+        /// An address that routers do not forward: loopback, this-network, class E, IPv6 link-local.
+        Martian => "martian",
         /// ARP.
         Arp => "arp",
         /// Neither IPv4 nor IPv6 nor ARP, or an encapsulation that is not taken apart.

@@ -1,0 +1,136 @@
+//! Recognising a packet that went through the kernel.
+
+use super::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN, UDP_LEN};
+use super::{Headers, Rewrite, checksum};
+use crate::flow::{Key, TCP};
+
+/// The longest headers of a packet that can fly: IPv6 and TCP without options.
+const HEADERS_MAX: usize = IPV6_LEN + TCP_LEN;
+
+/// The headers of a punted packet, from the IP header on, and its length.
+///
+/// TCP options and payload are not kept: the L4 checksum stands for them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    key: Key,
+    bytes: [u8; HEADERS_MAX],
+    len: u8,
+    l3_len: u16,
+}
+
+/// How a frame that the kernel sent compares with a punted packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is this packet, rewritten.
+    Equal {
+        /// Routed, the TTL one less; or bridged, the TTL the same.
+        ttl_decremented: bool,
+    },
+    /// It would be, but for its DSCP.
+    DiffersInDscp {
+        /// DSCP of the punted packet.
+        from: u8,
+        /// DSCP of the frame.
+        to: u8,
+    },
+    /// It would be, but for its ECN bits, and maybe its DSCP: something on the way signals congestion.
+    DiffersInEcn,
+    /// It is another packet.
+    Differs,
+}
+
+impl Snapshot {
+    /// Takes the snapshot of a packet that begins with its IP header, before it is punted.
+    ///
+    /// `None` if the packet is shorter than its headers, so not the one that they were parsed from.
+    pub fn take(l3: &[u8], headers: &Headers) -> Option<Self> {
+        let ip_len = match headers.key {
+            Key::V4(_) => IPV4_LEN,
+            Key::V6(_) => IPV6_LEN,
+        };
+        let len = ip_len + if headers.key.proto() == TCP { TCP_LEN } else { UDP_LEN };
+        let mut bytes = [0; HEADERS_MAX];
+        bytes.get_mut(..len)?.copy_from_slice(l3.get(..len)?);
+        Some(Self { key: headers.key, bytes, len: len as u8, l3_len: headers.l3_len })
+    }
+
+    /// The key that the packet came in with.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Length of the packet from its IP header on.
+    pub const fn l3_len(&self) -> u16 {
+        self.l3_len
+    }
+
+    /// The headers as they are after a rewrite; `None` if it is one of the other family.
+    pub fn expected(&self, rewrite: &Rewrite) -> Option<([u8; HEADERS_MAX], usize)> {
+        let mut bytes = self.bytes;
+        let len = usize::from(self.len);
+        let fits =
+            matches!((&self.key, rewrite), (Key::V4(_), Rewrite::V4(_)) | (Key::V6(_), Rewrite::V6(_)));
+        (fits && rewrite.apply(bytes.get_mut(..len)?)).then_some((bytes, len))
+    }
+
+    /// Compares a packet that the kernel sent, from its IP header on, with this one leaving as `to`.
+    ///
+    /// The packet must end where its IP header says: the kernel trims padding.
+    pub fn matches(&self, emitted: &[u8], to: &Key) -> Verdict {
+        if emitted.len() != usize::from(self.l3_len) {
+            return Verdict::Differs;
+        }
+        for ttl_decremented in [true, false] {
+            let Some(rewrite) = Rewrite::between(&self.key, to, ttl_decremented) else { break };
+            let Some((expected, len)) = self.expected(&rewrite) else { break };
+            let (Some(expected), Some(found)) = (expected.get(..len), emitted.get(..len)) else { break };
+            if expected == found {
+                return Verdict::Equal { ttl_decremented };
+            }
+            if let Some(verdict) = differs_in_tos(expected, found) {
+                return verdict;
+            }
+        }
+        Verdict::Differs
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({:?}, {} bytes)", self.key.tuple(), self.l3_len)
+    }
+}
+
+/// The verdict on headers that differ in DSCP or ECN and, over IPv4, rightly in the checksum; else `None`.
+fn differs_in_tos(expected: &[u8], found: &[u8]) -> Option<Verdict> {
+    let version = expected.first()? >> 4;
+    let (from, to) = (traffic_class(version, expected)?, traffic_class(version, found)?);
+    let mut buffer = [0; HEADERS_MAX];
+    let patched = buffer.get_mut(..expected.len())?;
+    patched.copy_from_slice(expected);
+    let [first, second, ..] = patched else { return None };
+    if version == 4 {
+        *second = to;
+        let header: &[u8; IPV4_LEN] = found.first_chunk()?;
+        if !checksum::ipv4_header_is_valid(header) {
+            return None;
+        }
+        patched.get_mut(10..12)?.copy_from_slice(header.get(10..12)?);
+    } else {
+        *first = *first & 0xf0 | to >> 4;
+        *second = *second & 0x0f | to << 4;
+    }
+    if from == to || patched != found {
+        None
+    } else if (from ^ to) & 3 != 0 {
+        Some(Verdict::DiffersInEcn)
+    } else {
+        Some(Verdict::DiffersInDscp { from: from >> 2, to: to >> 2 })
+    }
+}
+
+/// TOS of IPv4 or traffic class of IPv6.
+fn traffic_class(version: u8, header: &[u8]) -> Option<u8> {
+    let [first, second, ..] = header else { return None };
+    Some(if version == 4 { *second } else { first << 4 | second >> 4 })
+}
