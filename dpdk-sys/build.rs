@@ -49,7 +49,8 @@ fn pkg_config(arguments: &[&str]) -> Result<Vec<String>, String> {
 
 fn compile_shim(cflags: &[String]) -> Result<(), String> {
     let mut cc = cc::Build::new();
-    let missing = |e: &dyn std::fmt::Display| format!("no C compiler works here ({e}). Install one with: {INSTALL}");
+    let missing =
+        |e: &dyn std::fmt::Display| format!("no C compiler works here ({e}). Install one with: {INSTALL}");
     let compiler = cc.try_get_compiler().map_err(|e| missing(&one_line(&e.to_string())))?;
     compiler.to_command().arg("--version").output().map_err(|e| missing(&e))?;
     for flag in cflags {
@@ -57,7 +58,10 @@ fn compile_shim(cflags: &[String]) -> Result<(), String> {
     }
     cc.file("shim.c").opt_level(3).warnings(false).cargo_metadata(false);
     cc.try_compile("dpdk_shim").map_err(|e| {
-        format!("shim.c does not compile against this libdpdk ({}). Install: {INSTALL}", one_line(&e.to_string()))
+        format!(
+            "shim.c does not compile against this libdpdk ({}). Install: {INSTALL}",
+            one_line(&e.to_string())
+        )
     })?;
     // The shim calls into libdpdk, so it has to stand before it on the linker's command line.
     println!("cargo::rustc-link-search=native={}", env::var("OUT_DIR").unwrap_or_default());

@@ -3,5 +3,7 @@
 //! Knows nothing of netlink, sockets or files. `unsafe` is confined to `dpdk` and `flow`.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
+pub mod dpdk;
 pub mod flow;
 pub mod packet;
