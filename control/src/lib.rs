@@ -1,2 +1,4 @@
 //! Flyover's control side: the kernel's state, the flow's life, and the user.
 #![forbid(unsafe_code)]
+
+pub mod netlink;

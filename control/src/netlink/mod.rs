@@ -1,0 +1,17 @@
+//! What the kernel says, and what it is asked: conntrack, links, addresses, neighbours, routes, rulesets.
+//!
+//! Everything here is non-blocking and made for a mio loop, but for the few requests whose answer is
+//! awaited ([`link`], and the dumps of [`watch`]); the kernel answers those within the system call.
+
+pub mod conntrack;
+mod error;
+mod message;
+mod receive;
+pub mod sysctl;
+
+#[cfg(test)]
+mod testing;
+
+pub use error::NetlinkError;
+pub use receive::Drained;
+use receive::kernel_drops;
