@@ -1,4 +1,7 @@
 //! Flyover's control side: the kernel's state, the flow's life, and the user.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod cli;
+pub mod config;
 pub mod netlink;

@@ -1,0 +1,147 @@
+//! Commands and options.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::{FlowFilter, FlowState};
+
+/// Carries the packets of connections that the kernel has let through past it, at DPDK's speed.
+///
+/// The kernel's nftables ruleset, conntrack, NAT and routes stay the only policy. Exit codes: 0 well, 1 failed,
+/// 2 wrong usage or configuration.
+#[derive(Debug, Parser)]
+#[command(name = "flyover", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    /// The gateway's API socket: which instance to ask, or where `run` listens [default: /run/flyover.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground, until SIGTERM or SIGINT
+    Run(RunArguments),
+    /// Check a configuration and this machine without starting anything
+    Check(CheckArguments),
+    /// The gateway at a glance: readiness, connections by state, packets by path
+    Status(Output),
+    /// Ports and their twins: link, MAC, MTU, packets
+    Ports(Output),
+    /// Connections: both directions, state and why, packets, age
+    Flows(FlowsArguments),
+    /// Counters by worker, reason and punt thread
+    Stats(Output),
+}
+
+/// Where the ports and everything else are described.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("source").required(true).args(["config", "port"])))]
+pub struct Source {
+    /// Configuration file (TOML)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A port, instead of a file; may be repeated. DEVICE is a PCI address or a vdev with its arguments, as in
+    /// `wan0=0000:3b:00.0` or `wan0=net_tap0,iface=uplink`
+    #[arg(short, long, value_name = "NAME=DEVICE")]
+    pub port: Vec<String>,
+}
+
+/// `flyover run`
+#[derive(Args, Debug)]
+pub struct RunArguments {
+    /// Ports and settings.
+    #[command(flatten)]
+    pub source: Source,
+    /// How much to say on standard error
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: LogLevel,
+}
+
+/// How much to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What fails.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And what happens to ports and the ruleset.
+    Info,
+    /// And what happens to connections.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `flyover check`
+#[derive(Args, Debug)]
+pub struct CheckArguments {
+    /// Ports and settings.
+    #[command(flatten)]
+    pub source: Source,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyover flows`
+#[derive(Args, Debug)]
+pub struct FlowsArguments {
+    /// Only connections with this address at either end, before or after NAT
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// Only connections with this L4 port at either end, before or after NAT
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only this protocol
+    #[arg(long, value_name = "PROTO", value_parser = ["tcp", "udp"])]
+    pub proto: Option<String>,
+    /// Only this state
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    pub state: Option<FlowState>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl FlowsArguments {
+    /// Which flows to ask for.
+    pub fn filter(&self) -> FlowFilter {
+        let Self { address, port, state, .. } = *self;
+        FlowFilter { proto: self.proto.clone(), address, port, state }
+    }
+}
+
+fn state(text: &str) -> Result<FlowState, String> {
+    FlowState::ALL.iter().copied().find(|state| state.name() == text).ok_or_else(|| {
+        let names: Vec<_> = FlowState::ALL.iter().map(|state| state.name()).collect();
+        format!("one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,240 @@
+//! `flyover check`: whether this machine can run a configuration, and what would make it better.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::findings::{Finding, Severity};
+use crate::config::{Config, Device, PortConfig};
+
+/// Capabilities by their bit (capability.h).
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+/// `IFF_TAP` and `IFF_MULTI_QUEUE` of if_tun.h, as `tun_flags` in sysfs shows them.
+const IFF_TAP: u32 = 0x0002;
+const IFF_MULTI_QUEUE: u32 = 0x0100;
+/// Kernel drivers with which a NIC can be a port; Mellanox's share the NIC with the kernel.
+const DPDK_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"];
+
+/// What this machine lacks for a configuration, the worst first.
+pub fn machine(config: &Config) -> Vec<Finding> {
+    let index_of = |name: &str| nix::net::if_::if_nametoindex(name).ok();
+    Host { root: PathBuf::from("/"), index_of: &index_of }.findings(config)
+}
+
+/// The machine as files under a root, so that tests can make one up.
+struct Host<'a> {
+    root: PathBuf,
+    /// The index of an interface in this process's network namespace.
+    index_of: &'a dyn Fn(&str) -> Option<u32>,
+}
+
+impl Host<'_> {
+    fn findings(&self, config: &Config) -> Vec<Finding> {
+        let mut found = Vec::new();
+        found.extend(self.tun());
+        found.extend(self.privileges(config));
+        for port in &config.ports {
+            found.extend(self.twin(port));
+            found.extend(self.wire(port));
+            found.extend(self.nic(port));
+        }
+        found.extend(self.conntrack());
+        found.extend(self.forwarding());
+        found.extend(self.hugepages(config));
+        found.extend(config.notices.iter().map(|notice| Finding {
+            severity: Severity::Warning,
+            check: "config",
+            what: notice.clone(),
+            why: "the setting has no effect".to_owned(),
+            fix: None,
+        }));
+        found.sort_by_key(|finding| finding.severity);
+        found
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+    }
+
+    fn tun(&self) -> Option<Finding> {
+        let error = fs::File::options().read(true).write(true).open(self.path("dev/net/tun")).err()?;
+        let fix = match error.kind() {
+            ErrorKind::PermissionDenied => "chmod 0666 /dev/net/tun",
+            _ => "modprobe tun  (in a container: start it with --device /dev/net/tun)",
+        };
+        let why = "twins are taps, made through this device";
+        Some(finding(
+            Severity::Error,
+            "tun",
+            format!("/dev/net/tun can't be opened: {error}"),
+            why,
+            Some(fix),
+        ))
+    }
+
+    fn privileges(&self, config: &Config) -> Vec<Finding> {
+        let capabilities = self.read("proc/self/status").and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim().to_owned();
+            u64::from_str_radix(&line, 16).ok()
+        });
+        let Some(capabilities) = capabilities else { return Vec::new() };
+        let lacks = |bit: u32| capabilities >> bit & 1 == 0;
+        let mut found = Vec::new();
+        if lacks(CAP_NET_ADMIN) {
+            let why = "twins, conntrack and neighbours are managed with it";
+            let fix = "run as root, or with AmbientCapabilities=CAP_NET_ADMIN in the unit, or inside `unshare -Urn`";
+            let what = "CAP_NET_ADMIN is missing".to_owned();
+            found.push(finding(Severity::Error, "privileges", what, why, Some(fix)));
+        }
+        if lacks(CAP_SYS_ADMIN) && config.ports.iter().any(|port| port.netns.is_some()) {
+            let why = "a port's wire side is put into another network namespace with it (setns)";
+            let what = "CAP_SYS_ADMIN is missing, and a port has `netns`".to_owned();
+            found.push(finding(Severity::Error, "privileges", what, why, Some("run as root")));
+        }
+        found
+    }
+
+    /// Flags of a tun device; `None` for another kind of interface. sysfs may show another namespace than
+    /// this process's: then the index differs and nothing can be said.
+    fn tun_flags(&self, name: &str, index: u32) -> Result<Option<u32>, ()> {
+        let shown = self.read(&format!("sys/class/net/{name}/ifindex"));
+        if shown != Some(index.to_string()) {
+            return Err(());
+        }
+        let flags = self.read(&format!("sys/class/net/{name}/tun_flags"));
+        Ok(flags.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()))
+    }
+
+    fn twin(&self, port: &PortConfig) -> Option<Finding> {
+        let name = &port.name;
+        let flags = self.tun_flags(name, (self.index_of)(name)?).ok()?;
+        match flags {
+            Some(flags) if flags & IFF_TAP != 0 && flags & IFF_MULTI_QUEUE != 0 => None,
+            Some(flags) if flags & IFF_TAP != 0 => Some(finding(
+                Severity::Error,
+                "twin",
+                format!("the tap {name} has a single queue"),
+                "a twin is a multi-queue tap, and the kernel can't change one into the other",
+                Some(&format!("ip link delete {name}  (its addresses and routes go with it)")),
+            )),
+            _ => Some(finding(
+                Severity::Error,
+                "twin",
+                format!("the name {name} is in use by an interface that is not a tap"),
+                "the port's twin gets this name",
+                Some(&format!("ip link set {name} down && ip link set {name} name {}", spare(name))),
+            )),
+        }
+    }
+
+    /// net_tap's own interface, where it stays in this namespace.
+    fn wire(&self, port: &PortConfig) -> Option<Finding> {
+        let name = port.device.arg("iface").filter(|_| port.netns.is_none())?;
+        if !port.device.name().starts_with("net_tap") {
+            return None;
+        }
+        match self.tun_flags(name, (self.index_of)(name)?).ok()? {
+            Some(_) => None,
+            None => Some(finding(
+                Severity::Error,
+                "device",
+                format!("{}: the name {name} is in use by an interface that is not a tap", port.name),
+                "net_tap makes the wire side under this name",
+                Some("choose another iface= in device, or set netns"),
+            )),
+        }
+    }
+
+    fn nic(&self, port: &PortConfig) -> Option<Finding> {
+        let Device::Pci { address, .. } = &port.device else { return None };
+        let path = self.path(&format!("sys/bus/pci/devices/{address}"));
+        if !path.exists() {
+            return Some(finding(
+                Severity::Error,
+                "device",
+                format!("{}: there is no PCI device {address}", port.name),
+                "the port is this NIC",
+                Some("lspci -D -d ::0200  (lists the Ethernet NICs)"),
+            ));
+        }
+        let driver = fs::read_link(path.join("driver")).ok();
+        let driver =
+            driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        if driver.as_deref().is_some_and(|driver| DPDK_DRIVERS.contains(&driver)) {
+            return None;
+        }
+        let bound = driver.map_or("no driver".to_owned(), |driver| format!("the kernel driver {driver}"));
+        Some(finding(
+            Severity::Error,
+            "device",
+            format!("{}: {address} is bound to {bound}", port.name),
+            "DPDK can only drive it through vfio-pci (or mlx5_core)",
+            Some(&format!(
+                "dpdk-devbind.py --bind=vfio-pci {address}  (the kernel loses the NIC: not the one you are logged in by)"
+            )),
+        ))
+    }
+
+    fn conntrack(&self) -> Option<Finding> {
+        let why = "Flyover carries connections that conntrack knows";
+        match self.read("proc/sys/net/netfilter/nf_conntrack_events").as_deref() {
+            None if self.read("proc/sys/net/netfilter/nf_conntrack_max").is_some() => {
+                let what = "the kernel has no conntrack events (CONFIG_NF_CONNTRACK_EVENTS)".to_owned();
+                Some(finding(Severity::Error, "conntrack", what, why, None))
+            }
+            None => {
+                let what = "nf_conntrack is not loaded, or this namespace can't see it".to_owned();
+                let fix = Some("modprobe -a nf_conntrack nf_conntrack_netlink");
+                Some(finding(Severity::Warning, "conntrack", what, why, fix))
+            }
+            Some("1") => None,
+            Some(value) => {
+                let what =
+                    format!("net.netfilter.nf_conntrack_events is {value}; Flyover sets it to 1 at start");
+                let why = "connections that are older than the setting emit no events";
+                let fix = Some("sysctl -w net.netfilter.nf_conntrack_events=1");
+                Some(finding(Severity::Note, "conntrack", what, why, fix))
+            }
+        }
+    }
+
+    fn forwarding(&self) -> Option<Finding> {
+        let value = self.read("proc/sys/net/ipv4/ip_forward")?;
+        let what = "net.ipv4.ip_forward is 0".to_owned();
+        let why = "the kernel forwards no IPv4, so that no connection can ever be carried";
+        let fix = Some("sysctl -w net.ipv4.ip_forward=1");
+        (value == "0").then(|| finding(Severity::Warning, "forwarding", what, why, fix))
+    }
+
+    fn hugepages(&self, config: &Config) -> Option<Finding> {
+        let sizes = fs::read_dir(self.path("sys/kernel/mm/hugepages")).ok();
+        let any = sizes.into_iter().flatten().flatten().any(|size| {
+            let count = fs::read_to_string(size.path().join("nr_hugepages")).unwrap_or_default();
+            count.trim().parse::<u64>().is_ok_and(|count| count > 0)
+        });
+        let nic = config.ports.iter().any(|port| !port.device.is_vdev());
+        let severity = if nic { Severity::Warning } else { Severity::Note };
+        let what = "no hugepages; Flyover runs without them".to_owned();
+        let why = "packet memory in hugepages saves TLB misses, and some NICs can't do DMA without";
+        let fix = Some("sysctl -w vm.nr_hugepages=512");
+        (!any).then(|| finding(severity, "hugepages", what, why, fix))
+    }
+}
+
+fn finding(severity: Severity, check: &'static str, what: String, why: &str, fix: Option<&str>) -> Finding {
+    Finding { severity, check, what, why: why.to_owned(), fix: fix.map(str::to_owned) }
+}
+
+/// A name to give to an interface that is in the way.
+fn spare(name: &str) -> String {
+    let short: String = name.chars().take(12).collect();
+    format!("{short}-nic").chars().take(15).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! From the command line to what it asks for, and from failures to exit codes.
+
+use std::error::Error;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tracing_subscriber::filter::LevelFilter;
+
+use super::args::{Arguments, CheckArguments, Command, LogLevel, RunArguments, Source};
+use super::findings::{self, Finding, Severity};
+use super::{check, flows, show};
+use crate::api::{Client, ClientError, Request};
+use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
+
+/// What the gateway needs to know beyond its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// The file that the configuration came from, if it came from one.
+    pub config_file: Option<PathBuf>,
+}
+
+/// Runs the gateway until it is told to stop.
+pub type Runner<'a> = dyn Fn(&Config, &RunOptions) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    #[error("the gateway can't run: {0}")]
+    Run(Box<dyn Error + Send + Sync>),
+    #[error("this machine isn't ready to run the gateway:\n{0}")]
+    Machine(String),
+    /// Told already.
+    #[error("check failed")]
+    Check,
+    #[error("can't write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Does what the command line asks for; `run` is what `flyover run` calls.
+pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
+    let socket = arguments.socket;
+    let outcome = match arguments.command {
+        Command::Run(arguments) => start(&arguments, socket, run),
+        Command::Check(arguments) => check_all(&arguments, socket),
+        Command::Status(output) => {
+            answer(socket, &Request::Status {}, output.json, |out, status| show::status(out, &status))
+        }
+        Command::Ports(output) => {
+            answer(socket, &Request::Ports {}, output.json, |out, ports: Vec<_>| show::ports(out, &ports))
+        }
+        Command::Stats(output) => {
+            answer(socket, &Request::Stats {}, output.json, |out, stats| show::stats(out, &stats))
+        }
+        Command::Flows(arguments) => {
+            connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let code = match failure {
+        // Whoever reads has seen enough: `flyover flows | head`.
+        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Failure::Check => return ExitCode::from(1),
+        Failure::Config(_) => 2,
+        _ => 1,
+    };
+    let mut text = failure.to_string();
+    let mut cause = match failure {
+        Failure::Run(error) => error.source(),
+        _ => None,
+    };
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Some errors say their cause themselves.
+        if !text.contains(&words) {
+            text.push_str("\n  because: ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    // Nothing is left to do if standard error is closed.
+    let _ = writeln!(io::stderr(), "flyover: {text}");
+    ExitCode::from(code)
+}
+
+/// Lets `write` fill standard output, buffered.
+fn print(write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    write(&mut out)?;
+    Ok(out.flush()?)
+}
+
+impl From<flows::FlowsError> for Failure {
+    fn from(error: flows::FlowsError) -> Self {
+        match error {
+            flows::FlowsError::Client(error) => Self::Client(error),
+            flows::FlowsError::Output(error) => Self::Output(error),
+        }
+    }
+}
+
+fn connect(socket: Option<PathBuf>) -> Result<Client, Failure> {
+    Ok(Client::connect(&socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)))?)
+}
+
+/// One question, its answer as JSON as the gateway wrote it, or as `show` shows it.
+fn answer<T: serde::de::DeserializeOwned>(
+    socket: Option<PathBuf>,
+    request: &Request,
+    json: bool,
+    show: impl FnOnce(&mut dyn Write, T) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut client = connect(socket)?;
+    if json {
+        let document = client.ask_raw(request)?;
+        print(|out| Ok(writeln!(out, "{document}")?))
+    } else {
+        let document = client.ask(request)?;
+        print(|out| Ok(show(out, document)?))
+    }
+}
+
+fn load(source: &Source, socket: Option<PathBuf>) -> Result<Config, ConfigError> {
+    let mut config = match &source.config {
+        Some(path) => Config::load(path)?,
+        None => Config::from_ports(&source.port, &Machine::this())?,
+    };
+    if let Some(socket) = socket {
+        config.api.socket = socket;
+    }
+    Ok(config)
+}
+
+fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) -> Result<(), Failure> {
+    let config = load(&arguments.source, socket)?;
+    init_log(arguments.log_level);
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    let blockers: Vec<Finding> =
+        check::machine(&config).into_iter().filter(|finding| finding.severity == Severity::Error).collect();
+    if !blockers.is_empty() {
+        let mut text = Vec::new();
+        findings::write(&mut text, &blockers)?;
+        return Err(Failure::Machine(String::from_utf8_lossy(&text).trim_end().to_owned()));
+    }
+    let options = RunOptions { config_file: arguments.source.config.clone() };
+    run(&config, &options).map_err(Failure::Run)
+}
+
+fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let (findings, failure) = match load(&arguments.source, socket) {
+        Ok(config) => (check::machine(&config), None),
+        Err(error) => (vec![Finding::config(&error)], Some(Failure::Config(error))),
+    };
+    let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
+    if arguments.output.json {
+        print(|out| Ok(findings::write_json(out, !failed, &findings)?))?;
+    } else if failure.is_none() {
+        print(|out| Ok(findings::write_all(out, name(&arguments.source), &findings)?))?;
+    }
+    match failure {
+        Some(failure) => Err(failure),
+        None if failed => Err(Failure::Check),
+        None => Ok(()),
+    }
+}
+
+fn name(source: &Source) -> &Path {
+    source.config.as_deref().unwrap_or(Path::new("--port"))
+}
+
+fn init_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    // The journal has its own clock. A second subscriber in the same process would be refused: keep the first.
+    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        subscriber.without_time().try_init()
+    } else {
+        subscriber.try_init()
+    };
+}

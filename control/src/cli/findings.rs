@@ -1,0 +1,92 @@
+//! Findings: what is, why it matters, and the command that mends it.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::config::ConfigError;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The gateway can't run.
+    Error,
+    /// It runs, but not as it should.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+impl Severity {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// A stable name of what was looked at.
+    pub check: &'static str,
+    /// What is.
+    pub what: String,
+    /// Why it matters.
+    pub why: String,
+    /// The command that mends it, where there is one.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    /// A configuration that can't be used.
+    pub(super) fn config(error: &ConfigError) -> Self {
+        Self {
+            severity: Severity::Error,
+            check: "config",
+            what: error.to_string(),
+            why: "the gateway doesn't start with it".to_owned(),
+            fix: None,
+        }
+    }
+}
+
+/// `{"ok":…,"findings":[…]}`
+#[derive(Serialize)]
+struct Document<'a> {
+    ok: bool,
+    findings: &'a [Finding],
+}
+
+/// Writes the JSON document.
+pub(super) fn write_json(out: &mut dyn Write, ok: bool, findings: &[Finding]) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Document { ok, findings })?;
+    writeln!(out)
+}
+
+/// Writes findings and a last line that sums them up.
+pub(super) fn write_all(out: &mut dyn Write, name: &Path, findings: &[Finding]) -> io::Result<()> {
+    write(out, findings)?;
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let verdict = if errors == 0 { "can run" } else { "can't run" };
+    writeln!(out, "{}: {verdict}; errors: {errors}, warnings: {warnings}", name.display())
+}
+
+/// Writes findings for people.
+pub(super) fn write(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()> {
+    for finding in findings {
+        writeln!(out, "{}: {}", finding.severity.name(), finding.what)?;
+        writeln!(out, "  why: {}", finding.why)?;
+        if let Some(fix) = &finding.fix {
+            writeln!(out, "  fix: {fix}")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `flyover flows`: pages are printed as they come, so that a million connections need no memory.
+
+use std::io::{self, Write};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::args::FlowsArguments;
+use super::format::{bytes, count, seconds, tuple};
+use super::table::{Align, Table};
+use crate::api::{Client, ClientError, FlowInfo, FlowPage, MAX_PAGE, Request};
+
+/// Why flows could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FlowsError {
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Output(#[from] io::Error),
+}
+
+/// A page whose flows are printed as the gateway wrote them.
+#[derive(Deserialize)]
+struct RawPage {
+    flows: Vec<Box<RawValue>>,
+    next: Option<u64>,
+}
+
+/// Prints what the arguments ask for.
+pub(super) fn show<E: From<FlowsError>>(
+    mut client: Client,
+    arguments: &FlowsArguments,
+    out: &mut dyn Write,
+) -> Result<(), E> {
+    if arguments.output.json { json(&mut client, arguments, out) } else { text(&mut client, arguments, out) }
+        .map_err(E::from)
+}
+
+/// The requests for one page after the other, as many flows as are wanted.
+struct Pages<'a> {
+    arguments: &'a FlowsArguments,
+    cursor: Option<u64>,
+    left: u64,
+}
+
+impl<'a> Pages<'a> {
+    fn new(arguments: &'a FlowsArguments) -> Self {
+        Self { arguments, cursor: Some(0), left: arguments.limit.unwrap_or(u64::MAX) }
+    }
+
+    fn request(&self) -> Option<Request> {
+        let cursor = self.cursor.filter(|_| self.left > 0)?;
+        let limit = usize::try_from(self.left).unwrap_or(usize::MAX).min(MAX_PAGE);
+        Some(Request::Flows { cursor, limit, filter: self.arguments.filter() })
+    }
+
+    fn got(&mut self, flows: usize, next: Option<u64>) {
+        self.left = self.left.saturating_sub(flows as u64);
+        self.cursor = next;
+    }
+}
+
+fn json(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), FlowsError> {
+    let mut pages = Pages::new(arguments);
+    let mut separator = "[";
+    while let Some(request) = pages.request() {
+        let page: RawPage = match client.ask(&request) {
+            Ok(page) => page,
+            // Standard output stays unfinished: half a list must not look like a whole one.
+            Err(error) => {
+                out.flush()?;
+                return Err(error.into());
+            }
+        };
+        for flow in &page.flows {
+            write!(out, "{separator}{flow}")?;
+            separator = ",\n";
+        }
+        pages.got(page.flows.len(), page.next);
+    }
+    if separator == "[" {
+        write!(out, "[")?;
+    }
+    Ok(writeln!(out, "]")?)
+}
+
+fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), FlowsError> {
+    let mut table = Table::new(&[
+        ("PROTO", Align::Left),
+        ("STATE", Align::Left),
+        ("ORIGINAL", Align::Left),
+        ("REPLY", Align::Left),
+        ("IN", Align::Left),
+        ("OUT", Align::Left),
+        ("PACKETS", Align::Right),
+        ("BYTES", Align::Right),
+        ("AGE", Align::Right),
+        ("IDLE", Align::Right),
+        ("WHY", Align::Left),
+    ]);
+    let mut pages = Pages::new(arguments);
+    while let Some(request) = pages.request() {
+        let page: FlowPage = client.ask(&request)?;
+        for flow in &page.flows {
+            table.row(row(flow));
+        }
+        table.flush(out)?;
+        pages.got(page.flows.len(), page.next);
+    }
+    table.flush(out)?;
+    Ok(())
+}
+
+fn row(flow: &FlowInfo) -> Vec<String> {
+    let port = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+    vec![
+        flow.proto.clone(),
+        flow.state.name().to_owned(),
+        tuple(&flow.orig),
+        tuple(&flow.reply),
+        port(&flow.in_port),
+        port(&flow.out_port),
+        count(flow.packets.orig.wrapping_add(flow.packets.reply)),
+        bytes(flow.bytes.orig.wrapping_add(flow.bytes.reply)),
+        seconds(flow.age_s),
+        seconds(flow.idle_s),
+        flow.why.clone(),
+    ]
+}

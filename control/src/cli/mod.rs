@@ -1,0 +1,18 @@
+//! The command line.
+//!
+//! Standard output carries the answer alone, JSON alone with `--json`; errors go to standard error. Exit codes:
+//! 0 well, 1 failed, 2 wrong usage or configuration.
+
+mod args;
+mod check;
+mod dispatch;
+mod findings;
+mod flows;
+mod format;
+mod show;
+mod table;
+
+pub use args::{Arguments, Command};
+pub use check::machine as check_machine;
+pub use dispatch::{RunOptions, Runner, dispatch};
+pub use findings::{Finding, Severity};

@@ -1,0 +1,360 @@
+//! From what the file says to what it means: defaults, ranges, and what must not be there twice.
+
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::device::Device;
+use super::error::{ConfigError, Problem};
+use super::machine::Machine;
+use super::raw::{Raw, RawFlows, RawHardware, RawPolicy, RawPort, RawWorkers};
+use super::source::Source;
+use super::values::{self, Accelerate, Construct, Mark, Offload};
+use super::{
+    ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_CAPACITY,
+    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, PolicyConfig, PortConfig, WorkersConfig,
+};
+
+/// Least and most MTU of a twin: what IPv4 needs at least, and what NICs with jumbo frames take.
+const MTU: RangeInclusive<i64> = 68..=9600;
+/// Descriptors of a queue: below this a burst does not fit, above it no driver goes.
+const DESCRIPTORS: RangeInclusive<i64> = 64..=32768;
+const ONE_HOUR: Duration = Duration::from_secs(3600);
+/// `sun_path` without its terminator (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The meaning of a file.
+pub(super) fn config(source: &Source<'_>, mut raw: Raw, machine: &Machine) -> Result<Config, ConfigError> {
+    let mut ports = Ports::default();
+    for port in std::mem::take(&mut raw.port) {
+        let span = port.span();
+        ports.add(source, &span, port.into_inner(), machine)?;
+    }
+    if ports.done.is_empty() {
+        return Err(source.fault(Problem::NoPort));
+    }
+    assemble(source, ports.done, &raw, machine)
+}
+
+/// The meaning of `--port` options.
+pub(super) fn from_options<S: AsRef<str>>(options: &[S], machine: &Machine) -> Result<Config, ConfigError> {
+    let mut ports = Ports::default();
+    for option in options {
+        let source = Source::PortOption(option.as_ref());
+        let (name, device) =
+            option.as_ref().split_once('=').ok_or_else(|| source.fault(Problem::NotNameAndDevice))?;
+        let text = |text: &str| Spanned::new(0..0, text.to_owned());
+        let (name, device) = (text(name), text(device));
+        let port = RawPort { name, device, netns: None, queues: None, descriptors: None, mtu: None };
+        ports.add(&source, &(0..0), port, machine)?;
+    }
+    let source = Source::PortOption("NAME=DEVICE");
+    if ports.done.is_empty() {
+        return Err(source.fault(Problem::NoPort));
+    }
+    assemble(&source, ports.done, &Raw::default(), machine)
+}
+
+fn assemble(
+    source: &Source<'_>,
+    ports: Vec<PortConfig>,
+    raw: &Raw,
+    machine: &Machine,
+) -> Result<Config, ConfigError> {
+    let socket = raw.api.socket.as_ref().map(|text| socket(source, text)).transpose()?;
+    let config = Config {
+        ports,
+        workers: workers(source, &raw.workers, machine)?,
+        flows: flows(source, &raw.flows)?,
+        policy: policy(source, &raw.policy)?,
+        hardware: hardware(source, &raw.hardware)?,
+        api: ApiConfig { socket: socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)) },
+        metrics: MetricsConfig {
+            listen: raw.metrics.listen.as_ref().map(|text| listen(source, text)).transpose()?,
+        },
+        notices: Vec::new(),
+    };
+    Ok(Config { notices: notices(&config), ..config })
+}
+
+/// What is accepted, since files for later versions have it too, but does nothing yet.
+fn notices(config: &Config) -> Vec<String> {
+    let mut notices = Vec::new();
+    if let Some(listen) = config.metrics.listen {
+        notices.push(format!("metrics.listen = \"{listen}\": this version serves no metrics yet"));
+    }
+    if !config.policy.accept_loss.is_empty() {
+        notices.push("policy.accept_loss: this version does not look into the ruleset yet".to_owned());
+    }
+    notices
+}
+
+/// Ports as they are read, and where their names and devices stood.
+#[derive(Default)]
+struct Ports {
+    done: Vec<PortConfig>,
+    places: Vec<String>,
+}
+
+impl Ports {
+    fn add(
+        &mut self,
+        source: &Source<'_>,
+        span: &Range<usize>,
+        raw: RawPort,
+        machine: &Machine,
+    ) -> Result<(), ConfigError> {
+        let name = interface_name(source, "name", &raw.name)?;
+        let device = Device::parse(raw.device.get_ref())
+            .map_err(|right| value(source, "device", &raw.device, right))?;
+        self.unique(source, &raw.name, "name", "each twin needs a name of its own", |port| {
+            port.name == name
+        })?;
+        let device_name = device.name();
+        self.unique(source, &raw.device, "device", "a device can be one port only", |port| {
+            port.device.name() == device_name
+        })?;
+        let netns = raw.netns.map(|text| netns(source, &device, &text, machine)).transpose()?;
+        if let Some(wire) = device.arg("iface").filter(|_| device.name().starts_with("net_tap")) {
+            wire_name(source, &raw.device, &name, wire, netns.is_some())?;
+        }
+        let small = |key, range, value: Option<Spanned<i64>>| {
+            value.map(|value| number(source, key, &value, range)).transpose()
+        };
+        self.places.push(source.earlier(span));
+        self.done.push(PortConfig {
+            queues: small("queues", 1..=i64::from(MAX_QUEUES), raw.queues)?,
+            descriptors: small("descriptors", DESCRIPTORS, raw.descriptors)?,
+            mtu: small("mtu", MTU, raw.mtu)?,
+            name,
+            device,
+            netns,
+        });
+        Ok(())
+    }
+
+    fn unique(
+        &self,
+        source: &Source<'_>,
+        text: &Spanned<String>,
+        key: &'static str,
+        right: &'static str,
+        same: impl Fn(&PortConfig) -> bool,
+    ) -> Result<(), ConfigError> {
+        let Some(index) = self.done.iter().position(same) else { return Ok(()) };
+        let first = match self.places.get(index) {
+            Some(place) => format!("the port of {place}"),
+            None => "another port".to_owned(),
+        };
+        let value = format!("{:?}", text.get_ref());
+        Err(source.fault_at(&text.span(), Problem::Duplicate { key, value, first, right }))
+    }
+}
+
+/// A fault of a string's value.
+fn value(source: &Source<'_>, key: &'static str, text: &Spanned<String>, right: String) -> ConfigError {
+    source.fault_at(&text.span(), Problem::Value { key, value: format!("{:?}", text.get_ref()), right })
+}
+
+/// The rules of `dev_valid_name` (net/core/dev.c), and no `%`, which would make the kernel number it.
+fn interface_name(
+    source: &Source<'_>,
+    key: &'static str,
+    text: &Spanned<String>,
+) -> Result<String, ConfigError> {
+    interface_fault(text.get_ref())
+        .map_or_else(|| Ok(text.get_ref().clone()), |right| Err(value(source, key, text, right)))
+}
+
+fn interface_fault(name: &str) -> Option<String> {
+    if name.is_empty() || name == "." || name == ".." {
+        return Some("an interface needs a name, such as \"wan0\"".to_owned());
+    }
+    if name.len() > MAX_INTERFACE_NAME {
+        let length = name.len();
+        return Some(format!("{length} bytes long, but an interface name has at most {MAX_INTERFACE_NAME}"));
+    }
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    let found = name.chars().find(|c| bad(*c))?;
+    Some(format!("an interface name can't have {found:?} in it"))
+}
+
+/// The device that net_tap makes on the wire side lives beside the twin unless `netns` moves it.
+fn wire_name(
+    source: &Source<'_>,
+    text: &Spanned<String>,
+    twin: &str,
+    wire: &str,
+    moved: bool,
+) -> Result<(), ConfigError> {
+    if let Some(fault) = interface_fault(wire) {
+        return Err(value(source, "device", text, format!("iface={wire}: {fault}")));
+    }
+    if wire == twin && !moved {
+        let right =
+            format!("the wire side can't be named {wire}, as the twin is: change iface= or set netns");
+        return Err(value(source, "device", text, right));
+    }
+    Ok(())
+}
+
+fn netns(
+    source: &Source<'_>,
+    device: &Device,
+    text: &Spanned<String>,
+    machine: &Machine,
+) -> Result<String, ConfigError> {
+    let name = text.get_ref();
+    if !device.is_vdev() {
+        let right = format!("only a vdev's wire side can be in another namespace, and {device} is a NIC");
+        return Err(value(source, "netns", text, right));
+    }
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        let right = "it must be the name of a namespace, as `ip netns list` shows it".to_owned();
+        return Err(value(source, "netns", text, right));
+    }
+    if !machine.netns.join(name).exists() {
+        let right = format!("there is no such namespace; make it with: ip netns add {name}");
+        return Err(value(source, "netns", text, right));
+    }
+    Ok(name.clone())
+}
+
+fn number<T: TryFrom<i64>>(
+    source: &Source<'_>,
+    key: &'static str,
+    number: &Spanned<i64>,
+    range: RangeInclusive<i64>,
+) -> Result<T, ConfigError> {
+    let value = *number.get_ref();
+    T::try_from(value).ok().filter(|_| range.contains(&value)).ok_or_else(|| {
+        let right = format!("it must be from {} to {}", range.start(), range.end());
+        source.fault_at(&number.span(), Problem::Value { key, value: value.to_string(), right })
+    })
+}
+
+fn duration(
+    source: &Source<'_>,
+    key: &'static str,
+    text: Option<&Spanned<String>>,
+    default: Duration,
+    range: (Duration, Duration),
+) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    values::duration(text.get_ref(), range.0, range.1).map_err(|right| value(source, key, text, right))
+}
+
+fn workers(source: &Source<'_>, raw: &RawWorkers, machine: &Machine) -> Result<WorkersConfig, ConfigError> {
+    let one_second = Duration::from_secs(1);
+    let default = Duration::from_millis(1);
+    let idle_sleep =
+        duration(source, "idle_sleep", raw.idle_sleep.as_ref(), default, (Duration::ZERO, one_second))?;
+    let Some(list) = &raw.cores else {
+        return Ok(WorkersConfig { cores: machine.default_workers(), idle_sleep });
+    };
+    let fault = |span: &Range<usize>, right: String| {
+        let value = source.text(span).unwrap_or("[]").to_owned();
+        source.fault_at(span, Problem::Value { key: "cores", value, right })
+    };
+    if list.get_ref().is_empty() {
+        return Err(fault(
+            &list.span(),
+            "at least one core must work; leave the line out for all but the first".into(),
+        ));
+    }
+    let mut cores = Vec::new();
+    for core in list.get_ref() {
+        let number = u16::try_from(*core.get_ref()).ok().filter(|core| machine.cores.contains(core));
+        let number = number.ok_or_else(|| {
+            fault(&core.span(), format!("this process may use the cores {}", machine.cores_text()))
+        })?;
+        if cores.contains(&number) {
+            return Err(fault(&core.span(), "the core is in the list already: one worker a core".into()));
+        }
+        cores.push(number);
+    }
+    Ok(WorkersConfig { cores, idle_sleep })
+}
+
+fn flows(source: &Source<'_>, raw: &RawFlows) -> Result<FlowsConfig, ConfigError> {
+    let capacity = raw
+        .capacity
+        .as_ref()
+        .map(|capacity| number(source, "capacity", capacity, 1..=i64::from(MAX_CAPACITY)))
+        .transpose()?;
+    let range = (Duration::from_millis(10), ONE_HOUR);
+    let time = |key, text: &Option<Spanned<String>>, seconds| {
+        duration(source, key, text.as_ref(), Duration::from_secs(seconds), range)
+    };
+    Ok(FlowsConfig {
+        capacity: capacity.unwrap_or(DEFAULT_CAPACITY),
+        revalidate_within: time("revalidate_within", &raw.revalidate_within, 5)?,
+        reprove_every: time("reprove_every", &raw.reprove_every, 30)?,
+    })
+}
+
+fn policy(source: &Source<'_>, raw: &RawPolicy) -> Result<PolicyConfig, ConfigError> {
+    let accelerate = match &raw.accelerate {
+        None => Accelerate::Auto,
+        Some(text) => {
+            let choice = Accelerate::parse(text.get_ref())
+                .map_err(|right| value(source, "accelerate", text, right))?;
+            if choice == Accelerate::Flowtable {
+                let right =
+                    "flowtables of the ruleset aren't read yet; use \"auto\", \"established\" or \"marked\"";
+                return Err(unsupported(source, "accelerate", text, right));
+            }
+            choice
+        }
+    };
+    let construct = |text: &Spanned<String>| {
+        Construct::parse(text.get_ref()).map_err(|right| value(source, "accept_loss", text, right))
+    };
+    Ok(PolicyConfig {
+        accelerate,
+        accept_loss: raw.accept_loss.iter().map(construct).collect::<Result<_, _>>()?,
+        mark: match &raw.mark {
+            None => Mark::default(),
+            Some(text) => Mark::parse(text.get_ref()).map_err(|right| value(source, "mark", text, right))?,
+        },
+    })
+}
+
+fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, ConfigError> {
+    let Some(text) = &raw.offload else { return Ok(HardwareConfig { offload: Offload::Auto }) };
+    let offload = Offload::parse(text.get_ref()).map_err(|right| value(source, "offload", text, right))?;
+    if offload == Offload::Model {
+        let right = "there is no hardware path yet; use \"auto\" or \"off\"";
+        return Err(unsupported(source, "offload", text, right));
+    }
+    Ok(HardwareConfig { offload })
+}
+
+fn unsupported(source: &Source<'_>, key: &'static str, text: &Spanned<String>, right: &str) -> ConfigError {
+    let (value, right) = (format!("{:?}", text.get_ref()), right.to_owned());
+    source.fault_at(&text.span(), Problem::Unsupported { key, value, right })
+}
+
+fn socket(source: &Source<'_>, text: &Spanned<String>) -> Result<PathBuf, ConfigError> {
+    let path = Path::new(text.get_ref());
+    let right = if !path.is_absolute() {
+        "it must be an absolute path, such as \"/run/flyover.sock\"".to_owned()
+    } else if text.get_ref().len() > MAX_SOCKET_PATH {
+        format!("a Unix socket's path has at most {MAX_SOCKET_PATH} bytes")
+    } else if text.get_ref().contains('\0') || text.get_ref().ends_with('/') {
+        "it must be the path of a file".to_owned()
+    } else {
+        return Ok(path.to_owned());
+    };
+    Err(value(source, "socket", text, right))
+}
+
+fn listen(source: &Source<'_>, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+    text.get_ref().parse().map_err(|_| {
+        let right = "it must be an address and a port, such as \"127.0.0.1:9477\" or \"[::1]:9477\"";
+        value(source, "listen", text, right.to_owned())
+    })
+}
