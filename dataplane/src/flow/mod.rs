@@ -1,7 +1,40 @@
 //! Flows: keys, entries, and the table that workers read and control writes.
 
+mod adjacency;
+mod arena;
+mod burst;
+mod context;
+mod counters;
+mod entry;
+mod hash;
+mod intern;
 mod key;
+mod limbo;
+mod qsbr;
+mod region;
+mod rewrite;
+mod slot;
 mod state;
+mod sync;
+mod table;
+mod tags;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod writer;
 
+pub use adjacency::{
+    Adjacency, AdjacencyError, AdjacencyFields, AdjacencyId, AdjacencyTable, AdjacencyWriter, Egress,
+    MAX_HEADER,
+};
+pub use arena::{Lookup, MAX_BURST};
+pub use context::{ContextTable, ContextWriter, TooManyContexts};
+pub use counters::{Counter, MAX_PORTS, PacketCount, PacketCounter, Snapshot, WorkerCounters};
+pub use entry::{Entry, Entry4, Entry6, EntryView};
 pub use key::{FiveTuple, Key, Key4, Key6, TCP, UDP};
+pub use qsbr::{MAX_READERS, Qsbr, QsbrReader, Token, TooManyReaders};
+pub use region::{PageKind, Placement};
+pub use rewrite::{Rewrite, Rewrite4, Rewrite6, adjust};
+pub use slot::{FlowRef, Slot};
 pub use state::EntryState;
+pub use table::{FlowTable, TableConfig, TableError};
+pub use writer::{InsertError, TableWriter};

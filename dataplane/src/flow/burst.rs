@@ -1,0 +1,191 @@
+//! The stages of a burst's lookup that use the processor's vector and AES instructions, chosen once.
+#![allow(unsafe_code)]
+
+use super::arena::{Arena, Lookup, MAX_BURST, Probe};
+use super::entry::Line;
+use super::hash::{HashKey, HashMethod, Sip};
+use super::tags::{MatchMethod, Words, prefetch};
+
+/// The best code that this processor can run.
+#[derive(Debug)]
+pub(crate) struct Kernel<L: Line> {
+    name: &'static str,
+    hash: unsafe fn(&HashKey, &L::Key) -> u64,
+    prepare: unsafe fn(&Arena<L>, &[L::Key], &mut Lookup),
+    find: unsafe fn(&Arena<L>, &mut Lookup),
+}
+
+impl<L: Line> Clone for Kernel<L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L: Line> Copy for Kernel<L> {}
+
+impl<L: Line> Kernel<L> {
+    /// Asks the processor what it can do.
+    pub(crate) fn detect() -> Self {
+        #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+        {
+            if has_avx2() {
+                return x86::avx2();
+            }
+            if is_x86_feature_detected!("aes") {
+                return x86::sse2();
+            }
+        }
+        Self::portable()
+    }
+
+    /// What every processor can run.
+    pub(crate) fn portable() -> Self {
+        Self {
+            name: "portable",
+            hash: |secret, key| {
+                // SAFETY: SipHash needs nothing.
+                unsafe { L::hash::<Sip>(secret, key) }
+            },
+            prepare: |arena, keys, lookup| {
+                // SAFETY: SipHash needs nothing.
+                unsafe { prepare::<L, Sip>(arena, keys, lookup) }
+            },
+            find: |arena, lookup| {
+                // SAFETY: words need nothing.
+                unsafe { find::<L, Words>(arena, lookup) }
+            },
+        }
+    }
+
+    /// Everything that this processor can run.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::portable()];
+        #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+        if is_x86_feature_detected!("aes") {
+            all.push(x86::sse2());
+            if has_avx2() {
+                all.push(x86::avx2());
+            }
+        }
+        all
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, secret: &HashKey, key: &L::Key) -> u64 {
+        // SAFETY: the constructors take only what the processor was found to have.
+        unsafe { (self.hash)(secret, key) }
+    }
+}
+
+impl<L: Line> Arena<L> {
+    /// First stage: hashes at most [`MAX_BURST`] keys and asks for their tags.
+    #[inline]
+    pub(crate) fn prepare(&self, keys: &[L::Key], lookup: &mut Lookup) {
+        // SAFETY: the kernel's constructors take only what the processor was found to have.
+        unsafe { (self.kernel.prepare)(self, keys, lookup) }
+    }
+
+    /// Second stage: compares the tags and asks for the candidates.
+    #[inline]
+    pub(crate) fn find_candidates(&self, lookup: &mut Lookup) {
+        // SAFETY: as above.
+        unsafe { (self.kernel.find)(self, lookup) }
+    }
+}
+
+/// Every processor with AVX2 has these; ask nevertheless.
+#[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+}
+
+#[inline(always)]
+unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
+    let lines = arena.lines();
+    let tags = arena.tags.as_ptr();
+    lookup.len = keys.len().min(MAX_BURST);
+    for (key, slot) in keys.iter().zip(&mut lookup.hashes) {
+        // SAFETY: the caller has what H needs.
+        let hash = unsafe { L::hash::<H>(&arena.secret, key) };
+        *slot = hash;
+        prefetch(tags.wrapping_add(Probe::new(hash, lines).home));
+    }
+}
+
+#[inline(always)]
+unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup) {
+    let lines = arena.lines();
+    let entries = arena.entries.as_ptr();
+    lookup.away_len = 0;
+    for position in 0..lookup.len.min(MAX_BURST) {
+        let probe = Probe::new(lookup.hashes[position], lines);
+        // SAFETY: `home` is below `lines`, the number of tag lines; buckets are two bits; the caller has what M needs.
+        let mask = unsafe {
+            let line = arena.tags.get_unchecked(probe.home);
+            M::matches(line, probe.buckets[0], probe.buckets[1], probe.tag)
+        };
+        lookup.masks[position] = mask;
+        if mask == 0 {
+            if arena.has_strays(probe.home) {
+                arena.prefetch_away(&probe);
+                lookup.away[lookup.away_len % MAX_BURST] = position as u8;
+                lookup.away_len += 1;
+            }
+        } else {
+            // Two slots may have the tag; mostly this is the same line twice, which costs next to nothing.
+            L::prefetch_at(entries.wrapping_add(probe.lowest(probe.home, mask)));
+            L::prefetch_at(entries.wrapping_add(probe.highest(probe.home, mask)));
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+mod x86 {
+    use super::*;
+    use crate::flow::hash::Aes;
+    use crate::flow::tags::{Avx2, Sse2};
+
+    /// Instantiates the stages inside functions that may use the features, so that everything is inlined into them.
+    macro_rules! kernel {
+        ($name:ident, $features:literal, $matches:ty) => {
+            /// To be called only where the processor has the features of that name and AES.
+            pub(super) fn $name<L: Line>() -> Kernel<L> {
+                #[target_feature(enable = $features)]
+                unsafe fn hash_one<L: Line>(secret: &HashKey, key: &L::Key) -> u64 {
+                    // SAFETY: the features are enabled here.
+                    unsafe { L::hash::<Aes>(secret, key) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn prepare_burst<L: Line>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { prepare::<L, Aes>(arena, keys, lookup) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn find_burst<L: Line>(arena: &Arena<L>, lookup: &mut Lookup) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { find::<L, $matches>(arena, lookup) }
+                }
+                Kernel {
+                    name: stringify!($name),
+                    hash: hash_one::<L>,
+                    prepare: prepare_burst::<L>,
+                    find: find_burst::<L>,
+                }
+            }
+        };
+    }
+
+    kernel!(avx2, "aes,avx2,bmi1,bmi2,lzcnt,popcnt", Avx2);
+    kernel!(sse2, "aes,sse2", Sse2);
+}
