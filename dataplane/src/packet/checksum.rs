@@ -117,3 +117,82 @@ pub fn compute_l4(addresses: &[u8], proto: u8, segment: &[u8]) -> u16 {
     let length = (segment.len() as u64).to_be_bytes();
     !fold(sum(addresses) + sum(&[0, proto]) + sum(&length) + sum(segment))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::kernel;
+
+    #[test]
+    fn a_known_header_and_segment() {
+        // RFC 1071, section 3: these words sum to ddf2.
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(compute(&bytes), !u16::from_ne_bytes([0xdd, 0xf2]));
+        // An odd last byte is the high half of its word.
+        assert_eq!(compute(&[0x12, 0x34, 0x56]), !u16::from_ne_bytes([0x68, 0x34]));
+        let pseudo = [10, 0, 0, 1, 10, 0, 0, 2];
+        let mut udp = [0x10, 0x00, 0x00, 0x35, 0x00, 0x0a, 0, 0, b'h', b'i'];
+        let check = compute_l4(&pseudo, 17, &udp);
+        assert_eq!(check.to_ne_bytes(), [0x73, 0x39]);
+        udp[6..8].copy_from_slice(&check.to_ne_bytes());
+        assert_eq!(compute_l4(&pseudo, 17, &udp), 0);
+    }
+
+    #[test]
+    fn ttl_delta_is_the_kernels_decrement_for_every_checksum() {
+        for check in 0..=u16::MAX {
+            assert_eq!(update(check, TTL_DELTA), kernel::decrease_ttl(check));
+        }
+    }
+
+    #[test]
+    fn nothing_replaced_leaves_either_zero_as_it_is() {
+        assert_eq!(delta(&[1, 2], &[1, 2]), 0);
+        for check in 0..=u16::MAX {
+            assert_eq!(update(check, 0), check);
+            assert_eq!(update_udp(check, 0), check);
+        }
+    }
+
+    #[test]
+    fn a_real_replacement_is_never_zero() {
+        // 0xffff and 0 are the same to the sum, and so is an exchange of words.
+        for (old, new) in [(u32::MAX, 0), (0, u32::MAX), (0x0001_0002, 0x0002_0001)] {
+            assert_eq!(delta(&[old], &[new]), 0xffff);
+            for check in [0, 0xffff] {
+                assert_eq!(update(check, delta(&[old], &[new])), kernel::replace4(check, old, new));
+            }
+        }
+    }
+
+    #[test]
+    fn udp_keeps_none_and_never_sends_zero() {
+        assert_eq!(update_udp(0, 0x1234), 0);
+        for check in 1..=u16::MAX {
+            assert_ne!(update_udp(check, 0x1234), 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn update_is_the_kernels_for_every_checksum(old: u32, new: u32) {
+            prop_assume!(old != new);
+            let delta = delta(&[old], &[new]);
+            for check in 0..=u16::MAX {
+                prop_assert_eq!(update(check, delta), kernel::replace4(check, old, new));
+            }
+        }
+
+        #[test]
+        fn validity_is_what_recomputing_says(mut header: [u8; 20], right: bool) {
+            if right {
+                header[10..12].copy_from_slice(&[0, 0]);
+                let check = compute(&header);
+                header[10..12].copy_from_slice(&check.to_ne_bytes());
+            }
+            prop_assert_eq!(ipv4_header_is_valid(&header), compute(&header) == 0 && header != [0; 20]);
+        }
+    }
+}

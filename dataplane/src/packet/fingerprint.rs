@@ -134,3 +134,142 @@ fn traffic_class(version: u8, header: &[u8]) -> Option<u8> {
     let [first, second, ..] = header else { return None };
     Some(if version == 4 { *second } else { first << 4 | second >> 4 })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::FiveTuple;
+    use crate::packet::kernel;
+    use crate::packet::parse;
+    use crate::packet::testing::{Frame, strategies};
+
+    fn key(tuple: &FiveTuple) -> Key {
+        Key::from_tuple(tuple).expect("one family")
+    }
+
+    fn snapshot(frame: &Frame) -> Snapshot {
+        let bytes = frame.build();
+        let headers = parse(&bytes, 0).expect("a frame that flies");
+        Snapshot::take(headers.packet(&bytes), &headers).expect("whole headers")
+    }
+
+    fn forwarded(frame: &Frame, to: &FiveTuple) -> Vec<u8> {
+        let mut packet = frame.ip();
+        kernel::forward(&mut packet, &frame.tuple, to);
+        packet
+    }
+
+    fn translated_frames() -> impl Strategy<Value = (Frame, FiveTuple)> {
+        strategies::legal_frames().prop_flat_map(|frame| {
+            let nat = strategies::nat(frame.tuple);
+            (Just(frame), nat)
+        })
+    }
+
+    fn frames() -> [Frame; 4] {
+        [
+            Frame::udp("10.0.0.1:1", "10.0.0.2:2"),
+            Frame::tcp("10.0.0.1:1", "10.0.0.2:2"),
+            Frame::udp("[2001:db8::1]:1", "[2001:db8::2]:2"),
+            Frame::tcp("[2001:db8::1]:1", "[2001:db8::2]:2"),
+        ]
+        .map(|frame| frame.payload(b"payload").with(|f| f.tos = 0x28))
+    }
+
+    #[test]
+    fn changes_of_tos_are_named() {
+        for frame in frames() {
+            let (snapshot, to) = (snapshot(&frame), key(&frame.tuple));
+            let with_tos = |tos| Frame { tos, ttl: 63, ..frame.clone() }.ip();
+            let dscp = Verdict::DiffersInDscp { from: 10, to: 46 };
+            assert_eq!(snapshot.matches(&with_tos(46 << 2), &to), dscp);
+            assert_eq!(snapshot.matches(&with_tos(0x28 | 3), &to), Verdict::DiffersInEcn);
+            assert_eq!(snapshot.matches(&with_tos(46 << 2 | 1), &to), Verdict::DiffersInEcn);
+            let bridged = Frame { tos: 0, ..frame.clone() }.ip();
+            assert_eq!(snapshot.matches(&bridged, &to), Verdict::DiffersInDscp { from: 10, to: 0 });
+            // A changed TOS excuses nothing else.
+            let mut other = with_tos(46 << 2);
+            *other.last_mut().expect("payload") ^= 0;
+            other[4] ^= 1;
+            assert_eq!(snapshot.matches(&other, &to), Verdict::Differs);
+        }
+    }
+
+    #[test]
+    fn a_changed_tos_under_a_bad_checksum_is_another_packet() {
+        let [frame, ..] = frames();
+        let mut packet = Frame { tos: 0, ttl: 63, ..frame.clone() }.ip();
+        packet[10] ^= 1;
+        assert_eq!(snapshot(&frame).matches(&packet, &key(&frame.tuple)), Verdict::Differs);
+    }
+
+    #[test]
+    fn lengths_and_families_must_be_equal() {
+        for frame in frames() {
+            let snapshot = snapshot(&frame);
+            let mut packet = forwarded(&frame, &frame.tuple);
+            packet.push(0);
+            assert_eq!(snapshot.matches(&packet, &key(&frame.tuple)), Verdict::Differs);
+            packet.truncate(packet.len() - 2);
+            assert_eq!(snapshot.matches(&packet, &key(&frame.tuple)), Verdict::Differs);
+            assert_eq!(snapshot.matches(&[], &key(&frame.tuple)), Verdict::Differs);
+        }
+        let [udp4, _, udp6, _] = frames();
+        let packet = forwarded(&udp4, &udp4.tuple);
+        assert_eq!(snapshot(&udp4).matches(&packet, &key(&udp6.tuple)), Verdict::Differs);
+    }
+
+    #[test]
+    fn a_ttl_may_not_change_otherwise() {
+        for frame in frames() {
+            for ttl in [0, 1, 62, 65, 255] {
+                let packet = Frame { ttl, ..frame.clone() }.ip();
+                assert_eq!(snapshot(&frame).matches(&packet, &key(&frame.tuple)), Verdict::Differs);
+            }
+        }
+    }
+
+    #[test]
+    fn headers_of_another_packet_give_no_snapshot() {
+        let [frame, ..] = frames();
+        let bytes = frame.build();
+        let headers = parse(&bytes, 0).expect("a frame that flies");
+        assert_eq!(Snapshot::take(&bytes[14..41], &headers), None);
+        assert_eq!(Snapshot::take(&[], &headers), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_the_kernel_sends_is_recognised((frame, to) in translated_frames()) {
+            let snapshot = snapshot(&frame);
+            let routed = forwarded(&frame, &to);
+            prop_assert_eq!(snapshot.matches(&routed, &key(&to)), Verdict::Equal { ttl_decremented: true });
+            let bridged = snapshot.matches(&frame.ip(), &key(&frame.tuple));
+            prop_assert_eq!(bridged, Verdict::Equal { ttl_decremented: false });
+        }
+
+        #[test]
+        fn no_other_byte_may_differ(
+            (frame, to) in translated_frames(),
+            at: prop::sample::Index,
+            change in 1u8..,
+        ) {
+            let snapshot = snapshot(&frame);
+            let mut packet = forwarded(&frame, &to);
+            packet[at.index(usize::from(snapshot.len))] ^= change;
+            let verdict = snapshot.matches(&packet, &key(&to));
+            prop_assert!(!matches!(verdict, Verdict::Equal { .. }), "{:?}", verdict);
+        }
+
+        #[test]
+        fn another_tuple_is_another_packet((frame, to) in translated_frames(), (other, _) in translated_frames()) {
+            prop_assume!(other.tuple != to);
+            let verdict = snapshot(&frame).matches(&forwarded(&frame, &to), &key(&other.tuple));
+            prop_assert_eq!(verdict, Verdict::Differs);
+        }
+    }
+}

@@ -151,3 +151,84 @@ fn copy(place: &mut [u8], header: &[u8]) {
 pub fn source_mac(frame: &[u8]) -> Option<[u8; 6]> {
     array(frame, 6)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::testing::{Frame, strategies};
+
+    /// Replaces the L2 header as a worker does, with the headroom that an mbuf has.
+    fn replace(frame: &[u8], old_len: usize, header: &L2Header, l3_len: u16) -> Vec<u8> {
+        let mut buffer = vec![0xee; 64];
+        buffer.extend(frame);
+        let start = 64usize.checked_add_signed(l2_shift(old_len, header.len())).expect("headroom");
+        assert!(write_l2(&mut buffer[start..], header.bytes(), header.pppoe_length_offset(), l3_len));
+        buffer.split_off(start)
+    }
+
+    #[test]
+    fn what_is_not_ip_is_not_learned() {
+        let frame = Frame::udp("10.0.0.1:1", "10.0.0.2:2");
+        assert!(L2Header::learn(&frame.build()).is_some());
+        for change in [
+            |f: &mut Frame| f.faults.ether_type = Some(wire::ETHER_ARP),
+            |f: &mut Frame| f.faults.truncate = Some(13),
+            |f: &mut Frame| f.tags = vec![(ETHER_VLAN, 1); 3],
+            |f: &mut Frame| (f.pppoe, f.faults.ppp) = (Some(1), Some(0xc021)),
+        ] {
+            assert_eq!(L2Header::learn(&frame.clone().with(change).build()), None);
+        }
+    }
+
+    #[test]
+    fn headers_that_do_not_fit_are_refused() {
+        let header = L2Header::learn(&Frame::udp("10.0.0.1:1", "10.0.0.2:2").pppoe(1).build()).expect("IP");
+        let (bytes, offset) = (header.bytes(), header.pppoe_length_offset());
+        let mut frame = [0; 60];
+        assert!(!write_l2(&mut frame[..21], bytes, offset, 20));
+        assert!(!write_l2(&mut frame, bytes, offset, 65_534));
+        assert!(!write_l2(&mut frame, bytes, Some(21), 20));
+        assert_eq!(frame, [0; 60]);
+        assert!(write_l2(&mut frame[..22], bytes, offset, 65_533));
+        assert_eq!(frame[18..20], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn source_macs() {
+        let frame = Frame::udp("10.0.0.1:1", "10.0.0.2:2");
+        assert_eq!(source_mac(&frame.build()), Some(frame.src_mac));
+        assert_eq!(source_mac(&[0; 11]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_replaces_any_other(
+            old in strategies::legal_frames(),
+            new in strategies::legal_frames(),
+        ) {
+            let packet = old.ip();
+            let new = Frame { tuple: old.tuple, ..new };
+            // Learned from a frame of another length than the one that it is written to.
+            let header = L2Header::learn(&new.build()).expect("IP");
+            let frame = old.build();
+            let mut replaced = replace(&frame, old.l2_len(), &header, packet.len() as u16);
+            replaced.truncate(header.len() + packet.len());
+            let expected = Frame {
+                dst_mac: new.dst_mac,
+                src_mac: new.src_mac,
+                tags: new.tags,
+                pppoe: new.pppoe,
+                padding: Vec::new(),
+                ..old
+            };
+            prop_assert_eq!(replaced, expected.build());
+        }
+
+        #[test]
+        fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = L2Header::learn(&bytes);
+        }
+    }
+}

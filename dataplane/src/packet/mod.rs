@@ -8,6 +8,8 @@
 pub mod checksum;
 mod fingerprint;
 mod ingress;
+#[cfg(test)]
+mod kernel;
 mod l2;
 mod parse;
 mod reason;

@@ -169,3 +169,116 @@ impl Rewrite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::{FiveTuple, UDP};
+    use crate::packet::kernel;
+    use crate::packet::testing::{Frame, strategies};
+
+    fn rewrite(from: &FiveTuple, to: &FiveTuple, decrement_ttl: bool) -> Rewrite {
+        let key = |tuple| Key::from_tuple(tuple).expect("one family");
+        Rewrite::between(&key(from), &key(to), decrement_ttl).expect("one family")
+    }
+
+    fn translated_frames() -> impl Strategy<Value = (Frame, FiveTuple)> {
+        strategies::legal_frames().prop_flat_map(|frame| {
+            let nat = strategies::nat(frame.tuple);
+            (Just(frame), nat)
+        })
+    }
+
+    fn check_at(frame: &Frame) -> usize {
+        let ip = if frame.tuple.src.is_ipv4() { 20 } else { 40 };
+        ip + if frame.tuple.proto == UDP { 6 } else { 16 }
+    }
+
+    #[test]
+    fn short_packets_are_refused_and_left_alone() {
+        for frame in [
+            Frame::udp("10.0.0.1:1", "10.0.0.2:2"),
+            Frame::tcp("10.0.0.1:1", "10.0.0.2:2"),
+            Frame::udp("[2001:db8::1]:1", "[2001:db8::2]:2"),
+            Frame::tcp("[2001:db8::1]:1", "[2001:db8::2]:2"),
+        ] {
+            let rewrite = rewrite(&frame.tuple, &frame.tuple, true);
+            let whole = frame.ip();
+            for len in 0..whole.len() {
+                let mut cut = whole[..len].to_vec();
+                assert!(!rewrite.apply(&mut cut));
+                assert_eq!(cut, whole[..len]);
+            }
+            assert!(rewrite.apply(&mut whole.clone()));
+        }
+    }
+
+    #[test]
+    fn families_and_protocols_do_not_mix() {
+        let key = |proto, src, dst| Key::from_tuple(&Frame::new(proto, src, dst).tuple).expect("one family");
+        let (udp4, tcp4) = (key(17, "10.0.0.1:1", "10.0.0.2:2"), key(6, "10.0.0.1:1", "10.0.0.2:2"));
+        let udp6 = key(17, "[2001:db8::1]:1", "[2001:db8::2]:2");
+        assert_eq!(Rewrite::between(&udp4, &tcp4, true), None);
+        assert_eq!(Rewrite::between(&udp4, &udp6, true), None);
+        assert_eq!(Rewrite::between(&udp6, &udp4, true), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn rewriting_is_what_the_kernel_does((frame, to) in translated_frames()) {
+            let mut packet = frame.ip();
+            let mut expected = packet.clone();
+            kernel::forward(&mut expected, &frame.tuple, &to);
+            prop_assert!(rewrite(&frame.tuple, &to, true).apply(&mut packet));
+            prop_assert_eq!(packet, expected);
+        }
+
+        #[test]
+        fn rewritten_checksums_are_right((frame, to) in translated_frames()) {
+            let mut packet = frame.ip();
+            prop_assert!(rewrite(&frame.tuple, &to, true).apply(&mut packet));
+            let moved = Frame { tuple: to, ttl: frame.ttl - 1, ..frame };
+            prop_assert_eq!(&packet, &moved.ip());
+        }
+
+        #[test]
+        fn without_nat_only_the_ttl_changes(frame in strategies::legal_frames()) {
+            let before = frame.ip();
+            let mut bridged = before.clone();
+            prop_assert!(rewrite(&frame.tuple, &frame.tuple, false).apply(&mut bridged));
+            prop_assert_eq!(&bridged, &before);
+            let mut routed = before.clone();
+            prop_assert!(rewrite(&frame.tuple, &frame.tuple, true).apply(&mut routed));
+            let changing = if frame.tuple.src.is_ipv4() { [8, 10, 11] } else { [7, 7, 7] };
+            for (at, (old, new)) in before.iter().zip(&routed).enumerate() {
+                prop_assert!(old == new || changing.contains(&at), "byte {} changed", at);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn every_received_checksum_is_treated_as_the_kernel_does((frame, to) in translated_frames()) {
+            let rewrite = rewrite(&frame.tuple, &to, true);
+            let packet = frame.clone().payload(&[]).ip();
+            let at = check_at(&frame);
+            for check in 0..=u16::MAX {
+                let mut ours = packet.clone();
+                ours[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+                if frame.tuple.src.is_ipv4() {
+                    ours[10..12].copy_from_slice(&check.to_ne_bytes());
+                }
+                let mut theirs = ours.clone();
+                kernel::forward(&mut theirs, &frame.tuple, &to);
+                prop_assert!(rewrite.apply(&mut ours));
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
+}

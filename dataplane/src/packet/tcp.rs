@@ -114,3 +114,111 @@ pub fn plausible_close(segment: &Segment, peer_ack: u32, own_ack: u32) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fin(seq: u32, payload: u16, ack: u32) -> Segment {
+        Segment { flags: FIN | ACK, seq, ack, window: 0, payload }
+    }
+
+    fn rst(seq: u32) -> Segment {
+        Segment { flags: RST, seq, ..Segment::default() }
+    }
+
+    #[test]
+    fn fins_end_at_or_after_what_is_acknowledged() {
+        // Just acknowledged, being retransmitted: 100 bytes and the FIN.
+        assert!(plausible_close(&fin(1000, 100, 0), 1101, 0));
+        assert!(!plausible_close(&fin(1000, 100, 0), 1102, 0));
+        // The next one expected, and with a whole window in flight before it.
+        assert!(plausible_close(&fin(1000, 0, 0), 1000, 0));
+        assert!(plausible_close(&fin(1000 + MAX_WINDOW, 0, 0), 1000, 0));
+        assert!(!plausible_close(&fin(1001 + MAX_WINDOW, 0, 0), 1000, 0));
+    }
+
+    #[test]
+    fn rsts_are_within_a_window() {
+        assert!(plausible_close(&rst(5), 5, 0));
+        assert!(plausible_close(&rst(5u32.wrapping_sub(RST_BEHIND)), 5, 0));
+        assert!(!plausible_close(&rst(4u32.wrapping_sub(RST_BEHIND)), 5, 0));
+        assert!(plausible_close(&rst(5 + MAX_WINDOW), 5, 0));
+        assert!(!plausible_close(&rst(6 + MAX_WINDOW), 5, 0));
+    }
+
+    #[test]
+    fn acknowledgements_are_checked_where_there_are_any() {
+        for distance in [MAX_WINDOW, MAX_WINDOW.wrapping_neg(), 0] {
+            assert!(plausible_close(&fin(9, 0, 77u32.wrapping_add(distance)), 9, 77));
+        }
+        for distance in [MAX_WINDOW + 1, (MAX_WINDOW + 1).wrapping_neg(), 1 << 31] {
+            assert!(!plausible_close(&fin(9, 0, 77u32.wrapping_add(distance)), 9, 77));
+        }
+        let with_ack = |ack| Segment { flags: RST | ACK, ack, ..rst(9) };
+        assert!(!plausible_close(&with_ack(1 << 31), 9, 77));
+        assert!(plausible_close(&with_ack(0), 9, 1 << 31));
+        // Without the flag the field means nothing.
+        assert!(plausible_close(&Segment { flags: RST, ..with_ack(1 << 31) }, 9, 77));
+    }
+
+    #[test]
+    fn the_unknown_and_syns_are_plausible() {
+        assert!(plausible_close(&fin(1 << 31, 0, 1 << 31), 0, 0));
+        assert!(plausible_close(&rst(1 << 31), 0, 0));
+        for flags in [SYN, SYN | ACK] {
+            assert!(plausible_close(&Segment { flags, ..fin(1 << 31, 0, 1 << 31) }, 5, 5));
+        }
+        assert!(plausible_close(&Segment { flags: ACK, ..fin(1 << 31, 0, 1 << 31) }, 5, 5));
+    }
+
+    #[test]
+    fn segments_are_read_as_far_as_they_go() {
+        let mut bytes = [0; 30];
+        bytes[4..8].copy_from_slice(&0x0102_0304u32.to_be_bytes());
+        bytes[8..12].copy_from_slice(&0x0506_0708u32.to_be_bytes());
+        bytes[12..16].copy_from_slice(&[6 << 4, FIN | ACK, 0x12, 0x34]);
+        let segment =
+            Segment { flags: FIN | ACK, seq: 0x0102_0304, ack: 0x0506_0708, window: 0x1234, payload: 6 };
+        assert_eq!(Segment::read(&bytes), Some(segment));
+        assert_eq!(segment.len(), 7);
+        assert_eq!(Segment::read(&bytes[..23]), None);
+        assert_eq!(Segment::read(&bytes[..19]), None);
+    }
+
+    proptest! {
+        /// A connection as the protocol allows it: the receiver has acknowledged somewhere up to what was
+        /// sent, and that is not further ahead than a window.
+        #[test]
+        fn a_genuine_close_is_never_refused(
+            acknowledged: u32,
+            in_flight in 0..=MAX_WINDOW,
+            payload in 0u16..1460,
+            own_ack: u32,
+            newly_acknowledged in 0..=MAX_WINDOW,
+        ) {
+            let end = acknowledged.wrapping_add(in_flight);
+            let ack = own_ack.wrapping_add(newly_acknowledged);
+            let start = end.wrapping_sub(u32::from(payload)).wrapping_sub(1);
+            prop_assert!(plausible_close(&fin(start, payload, ack), acknowledged, own_ack));
+            let reset = Segment { flags: RST | ACK, ack, ..rst(end) };
+            prop_assert!(plausible_close(&reset, acknowledged, own_ack));
+        }
+
+        /// Everything shifts with the sequence numbers: nothing happens at their wrap.
+        #[test]
+        fn numbers_wrap(seq: u32, payload: u16, peer_ack in 1u32.., shift: u32) {
+            prop_assume!(peer_ack.wrapping_add(shift) != 0);
+            for flags in [FIN | ACK, RST] {
+                let here = Segment { flags, seq, ack: 0, window: 0, payload };
+                let there = Segment { seq: seq.wrapping_add(shift), ..here };
+                prop_assert_eq!(
+                    plausible_close(&here, peer_ack, 0),
+                    plausible_close(&there, peer_ack.wrapping_add(shift), 0)
+                );
+            }
+        }
+    }
+}

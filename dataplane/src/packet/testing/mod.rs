@@ -72,7 +72,7 @@ pub struct TcpFields {
 }
 
 /// Fields that are written instead of the right ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// EtherType behind the tags.
     pub ether_type: Option<u16>,
