@@ -3,7 +3,10 @@
 //! Knows nothing of netlink, sockets or files. `unsafe` is confined to `dpdk` and `flow`.
 #![deny(unsafe_code)]
 
+pub mod clock;
 #[allow(unsafe_code)]
 pub mod dpdk;
 pub mod flow;
 pub mod packet;
+pub mod punt;
+pub mod worker;

@@ -8,12 +8,13 @@
 
 use std::fmt;
 
+use super::flags::BRIDGED;
 use super::hash::{HashKey, HashMethod};
 use super::region::Zeroed;
-use super::rewrite::{Rewrite4, Rewrite6};
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use super::tags::prefetch;
 use super::{AdjacencyId, ContextTable, EntryState, Key, Key4, Key6, Slot};
+use crate::packet::{Rewrite4, Rewrite6};
 
 const RELAXED: Ordering = Ordering::Relaxed;
 
@@ -193,7 +194,7 @@ impl Line for Line4 {
     }
 
     fn write(&self, key: &Key4, leaves_as: &Key4) {
-        let Rewrite4 { src, dst, ports, ip_delta, l4_delta } = Rewrite4::between(key, leaves_as);
+        let Rewrite4 { src, dst, ports, ip_delta, l4_delta, .. } = Rewrite4::between(key, leaves_as, true);
         self.addresses.store(join(key.src, key.dst), RELAXED);
         self.new_addresses.store(join(src, dst), RELAXED);
         self.ports.store(key.ports, RELAXED);
@@ -243,7 +244,7 @@ impl Line for Line6 {
     }
 
     fn write(&self, key: &Key6, leaves_as: &Key6) {
-        let Rewrite6 { src, dst, ports, l4_delta } = Rewrite6::between(key, leaves_as);
+        let Rewrite6 { src, dst, ports, l4_delta, .. } = Rewrite6::between(key, leaves_as, true);
         store_all(&self.addresses, [key.src, key.dst]);
         store_all(&self.new_addresses, [src, dst]);
         self.ports.store(key.ports, RELAXED);
@@ -413,6 +414,9 @@ impl Entry4<'_> {
     /// What packets become.
     #[inline]
     pub fn rewrite4(&self) -> Rewrite4 {
+        if self.flags() & BRIDGED != 0 {
+            return self.bridged();
+        }
         let addresses = self.0.new_addresses.load(RELAXED);
         let deltas = self.0.status.deltas.load(RELAXED);
         Rewrite4 {
@@ -421,7 +425,18 @@ impl Entry4<'_> {
             ports: self.0.new_ports.load(RELAXED),
             ip_delta: deltas as u16,
             l4_delta: (deltas >> 16) as u16,
+            decrement_ttl: true,
         }
+    }
+
+    /// What is stored includes the TTL's difference: that of bridged packets is computed.
+    #[cold]
+    fn bridged(&self) -> Rewrite4 {
+        let key = self.0.key();
+        let addresses = self.0.new_addresses.load(RELAXED);
+        let ports = self.0.new_ports.load(RELAXED);
+        let leaves = Key4 { src: addresses as u32, dst: (addresses >> 32) as u32, ports, proto: key.proto };
+        Rewrite4::between(&key, &leaves, false)
     }
 }
 
@@ -431,7 +446,8 @@ impl Entry6<'_> {
     pub fn rewrite6(&self) -> Rewrite6 {
         let [src, dst] = load_all(&self.0.new_addresses);
         let l4_delta = (self.0.status.deltas.load(RELAXED) >> 16) as u16;
-        Rewrite6 { src, dst, ports: self.0.new_ports.load(RELAXED), l4_delta }
+        let decrement_ttl = self.flags() & BRIDGED == 0;
+        Rewrite6 { src, dst, ports: self.0.new_ports.load(RELAXED), l4_delta, decrement_ttl }
     }
 }
 

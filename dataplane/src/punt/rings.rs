@@ -1,0 +1,111 @@
+//! The bounded rings between workers and the punt thread.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::dpdk::Mbuf;
+use crate::flow::FlowRef;
+use crate::packet::{Ingress, PuntReason};
+
+/// What the punt thread has to tell control about a punted packet, beyond giving it to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PuntEvent {
+    /// Nothing.
+    None,
+    /// The kernel's forwarding it proves the direction: fingerprint it.
+    Fingerprint,
+    /// It is the one packet that a held direction waits for.
+    Probe,
+    /// A plausible FIN, RST or SYN: the worker has stopped both directions.
+    Closing,
+    /// Longer than proved: the worker has given the direction back. Also fingerprinted.
+    Longer,
+    /// The worker waited in vain for a held direction.
+    Lost,
+}
+
+/// A packet on its way to the kernel.
+#[derive(Debug)]
+pub struct Punted {
+    /// The packet, unmodified.
+    pub mbuf: Mbuf,
+    /// Where it came in.
+    pub ingress: Ingress,
+    /// Offset of its L3 header.
+    pub l3: u8,
+    /// Why it is punted.
+    pub reason: PuntReason,
+    /// The direction that it belongs to.
+    pub flow: Option<FlowRef>,
+    /// What control has to know.
+    pub event: PuntEvent,
+}
+
+/// A frame that the kernel sent out of a twin, on its way to the wire.
+#[derive(Debug)]
+pub struct FromKernel {
+    /// The frame.
+    pub mbuf: Mbuf,
+    /// The port to send it from.
+    pub port: u16,
+}
+
+/// Rings towards the punt thread, one a class.
+///
+/// Control traffic (to the gateway itself, ARP, neighbour discovery, LACP, PPP control) has a ring of its own,
+/// which is emptied first. All other packets share one, so that a flow's packets stay in order while its entry
+/// comes and goes.
+#[derive(Debug)]
+pub struct PuntRings {
+    control: ArrayQueue<Punted>,
+    transit: ArrayQueue<Punted>,
+}
+
+/// Classes of punted packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PuntClass {
+    /// Keeps the gateway itself alive.
+    Control,
+    /// Packets to be forwarded.
+    Transit,
+}
+
+impl PuntRings {
+    /// Rings for so many packets each.
+    pub fn new(control: usize, transit: usize) -> Arc<Self> {
+        Arc::new(Self { control: ArrayQueue::new(control), transit: ArrayQueue::new(transit) })
+    }
+
+    const fn ring(&self, class: PuntClass) -> &ArrayQueue<Punted> {
+        match class {
+            PuntClass::Control => &self.control,
+            PuntClass::Transit => &self.transit,
+        }
+    }
+
+    /// Hands a packet to the punt thread; gives it back if the ring is full.
+    pub fn push(&self, class: PuntClass, packet: Punted) -> Result<(), Punted> {
+        self.ring(class).push(packet)
+    }
+
+    /// The next packet of a class.
+    pub fn pop(&self, class: PuntClass) -> Option<Punted> {
+        self.ring(class).pop()
+    }
+
+    /// Packets waiting in a class.
+    pub fn len(&self, class: PuntClass) -> usize {
+        self.ring(class).len()
+    }
+
+    /// No packet waits.
+    pub fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.transit.is_empty()
+    }
+
+    /// More than half of the transit ring is taken: not the time for probes that can wait.
+    pub fn is_busy(&self) -> bool {
+        self.transit.len() * 2 > self.transit.capacity()
+    }
+}

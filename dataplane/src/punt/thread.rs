@@ -1,0 +1,314 @@
+//! The punt thread: the only one that talks to the twins.
+//!
+//! Round after round: take what workers punted, fingerprint and write it to the twin of its port; read what the
+//! kernel sends out of the twins, see what it proves, and hand it to a worker.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::fingerprints::{Fingerprints, PATIENCE, Seen};
+use super::{FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
+use crate::clock::Clock;
+use crate::dpdk::{Mbuf, Mempool, Tap};
+use crate::flow::{Counter, FlowRef, FlowTable, QsbrReader};
+use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
+
+/// Packets taken from a ring, or frames read from a twin, before the other side gets its turn.
+const BATCH: usize = 64;
+/// Rounds without work before the thread begins to sleep.
+const SPIN: u32 = 64;
+/// First and longest sleep. Workers can't wake the thread without a system call, so this is what the first
+/// packet after a pause waits at the most.
+const NAP: Duration = Duration::from_micros(50);
+const LONGEST_NAP: Duration = Duration::from_millis(1);
+/// How often idle directions are forgotten, in microseconds.
+const HOUSEKEEPING: u64 = 1_000_000;
+
+/// What the punt thread counts; written by it alone.
+#[derive(Debug, Default)]
+pub struct PuntCounters {
+    /// Packets given to the kernel.
+    pub to_kernel: Counter,
+    /// Frames taken from the kernel.
+    pub from_kernel: Counter,
+    /// Frames that proved a direction.
+    pub proofs: Counter,
+    /// Observations that control had no room for: costs speed, nothing else.
+    pub observations_lost: Counter,
+    /// Packets that the twin did not take.
+    pub twin_full: Counter,
+    /// Frames for which a worker had no room.
+    pub from_kernel_ring_full: Counter,
+    /// Frames for which no buffer was free.
+    pub no_mbuf: Counter,
+}
+
+impl PuntCounters {
+    /// What was dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        match reason {
+            DropReason::TwinFull => self.twin_full.get(),
+            DropReason::FromKernelRingFull => self.from_kernel_ring_full.get(),
+            DropReason::NoMbuf => self.no_mbuf.get(),
+            _ => 0,
+        }
+    }
+}
+
+/// What the punt thread shares with workers and control.
+pub struct PuntLink {
+    /// From workers.
+    pub rings: Arc<PuntRings>,
+    /// To workers: port `i` is served by ring `i % len`.
+    pub to_workers: Vec<Arc<ArrayQueue<FromKernel>>>,
+    /// To control.
+    pub observations: Arc<ArrayQueue<Observation>>,
+    /// From control.
+    pub commands: Arc<ArrayQueue<PuntCommand>>,
+    /// Wakes control after an observation.
+    pub wake: Box<dyn Fn() + Send>,
+    /// The epoch to stamp on packets given to the kernel; raised by control.
+    pub epoch: Arc<AtomicU32>,
+    /// Set when the thread is to end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// See the module.
+pub struct PuntThread {
+    twins: Vec<Arc<Tap>>,
+    link: PuntLink,
+    table: Arc<FlowTable>,
+    quiescence: QsbrReader,
+    pool: Mempool,
+    clock: Clock,
+    counters: Arc<PuntCounters>,
+    prints: Fingerprints,
+    told: bool,
+    buffer: Vec<u8>,
+    /// Packets taken from the transit ring so far, and commands with the count after which they are due.
+    taken: u64,
+    due: Vec<(u64, PuntCommand)>,
+    housekeeping: u64,
+}
+
+impl std::fmt::Debug for PuntThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PuntThread").field("twins", &self.twins.len()).finish_non_exhaustive()
+    }
+}
+
+impl PuntThread {
+    /// A punt thread for these twins, one a port, in the order of the ports.
+    pub fn new(
+        twins: Vec<Arc<Tap>>,
+        link: PuntLink,
+        table: Arc<FlowTable>,
+        quiescence: QsbrReader,
+        pool: Mempool,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            twins,
+            link,
+            table,
+            quiescence,
+            pool,
+            clock,
+            counters: Arc::default(),
+            prints: Fingerprints::new(),
+            told: false,
+            // The longest frame that a tap can give.
+            buffer: vec![0; 65_536 + packet::L2_MAX],
+            taken: 0,
+            due: Vec::new(),
+            housekeeping: 0,
+        }
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<PuntCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Works until told to stop.
+    pub fn run(mut self) {
+        let (mut idle, mut nap) = (0_u32, NAP);
+        while !self.link.stop.load(Ordering::Relaxed) {
+            let worked = self.round();
+            self.quiescence.quiescent();
+            if worked {
+                (idle, nap) = (0, NAP);
+                continue;
+            }
+            idle = idle.saturating_add(1);
+            if idle < SPIN {
+                std::hint::spin_loop();
+            } else {
+                self.quiescence.offline();
+                self.sleep(nap);
+                self.quiescence.online();
+                nap = (nap * 2).min(LONGEST_NAP);
+            }
+        }
+    }
+
+    /// One round; `false` if there was nothing to do.
+    fn round(&mut self) -> bool {
+        let now = self.clock.micros();
+        while let Some(command) = self.link.commands.pop() {
+            // What waits in the ring was punted before the command: it goes first.
+            self.due.push((self.taken + self.link.rings.len(PuntClass::Transit) as u64, command));
+        }
+        let mut work = 0;
+        for class in [PuntClass::Control, PuntClass::Transit] {
+            for _ in 0..BATCH {
+                let Some(packet) = self.link.rings.pop(class) else { break };
+                self.taken += u64::from(class == PuntClass::Transit);
+                self.to_kernel(packet, now);
+                work += 1;
+            }
+        }
+        for port in 0..self.twins.len() {
+            work += self.from_kernel(port);
+        }
+        self.obey();
+        let now = self.clock.micros();
+        let mut expired = Vec::new();
+        self.prints.expire(now, |observation| expired.push(observation));
+        for observation in expired {
+            self.tell(observation);
+        }
+        if now >= self.housekeeping {
+            self.prints.forget_idle(now);
+            self.housekeeping = now + HOUSEKEEPING;
+        }
+        if std::mem::take(&mut self.told) {
+            (self.link.wake)();
+        }
+        work > 0
+    }
+
+    /// Carries out the commands before which all earlier packets have been given to the kernel.
+    fn obey(&mut self) {
+        let (taken, now) = (self.taken, self.clock.micros());
+        let prints = &mut self.prints;
+        self.due.retain(|(after, command)| {
+            let PuntCommand::Settle(flow) = command;
+            if taken >= *after {
+                prints.settle(*flow, now);
+            }
+            taken < *after
+        });
+    }
+
+    fn tell(&mut self, observation: Observation) {
+        if self.link.observations.push(observation).is_err() {
+            self.counters.observations_lost.add(1);
+        }
+        self.told = true;
+    }
+
+    /// Gives a packet to the kernel as it came.
+    fn to_kernel(&mut self, packet: Punted, now: u64) {
+        let Punted { mbuf, ingress, event, flow, reason, .. } = packet;
+        if let Some(flow) = flow {
+            if reason == PuntReason::IngressContext {
+                self.prints.intruded(flow, now);
+            }
+            match event {
+                PuntEvent::None => {}
+                PuntEvent::Fingerprint | PuntEvent::Probe | PuntEvent::Longer => {
+                    self.fingerprint(&mbuf, ingress, flow, event, now);
+                }
+                PuntEvent::Closing => self.tell(Observation::Closing(flow)),
+                PuntEvent::Lost => self.tell(Observation::Lost(flow)),
+            }
+        }
+        let written = match self.twins.get(usize::from(ingress.port())) {
+            Some(twin) => twin.write(mbuf.data()).is_ok(),
+            None => false,
+        };
+        if written { &self.counters.to_kernel } else { &self.counters.twin_full }.add(1);
+    }
+
+    /// Remembers what the packet looks like, so that it is recognised when the kernel forwards it.
+    fn fingerprint(&mut self, mbuf: &Mbuf, ingress: Ingress, flow: FlowRef, event: PuntEvent, now: u64) {
+        let probe = event == PuntEvent::Probe;
+        let headers = packet::parse(mbuf.data(), ingress.port()).ok();
+        let snapshot = headers.and_then(|h| Snapshot::take(h.packet(mbuf.data()), &h));
+        if let (PuntEvent::Longer, Some(headers)) = (event, headers) {
+            self.tell(Observation::Longer { flow, length: headers.l3_len });
+        }
+        let epoch = self.link.epoch.load(Ordering::Acquire);
+        match snapshot {
+            Some(snapshot) => self.prints.punted(flow, ingress, snapshot, epoch, probe, now),
+            None if probe => self.tell(Observation::Lost(flow)),
+            None => {}
+        }
+    }
+
+    /// Takes what the kernel has sent out of a twin; says how many frames there were.
+    fn from_kernel(&mut self, port: usize) -> usize {
+        for nth in 0..BATCH {
+            let Some(twin) = self.twins.get(port) else { return nth };
+            let Ok(length) = twin.read(&mut self.buffer) else { return nth };
+            self.counters.from_kernel.add(1);
+            self.forward(port, length);
+        }
+        BATCH
+    }
+
+    /// Hands one frame to the worker of its port, then tells control what it proves: a worker that sees the
+    /// direction's new state finds the frame in its ring.
+    fn forward(&mut self, port: usize, length: usize) {
+        let seen = self.recognise(port, length);
+        let frame = self.buffer.get(..length).unwrap_or_default();
+        match self.pool.alloc() {
+            Some(mut mbuf) => {
+                let ring = self.link.to_workers.get(port % self.link.to_workers.len().max(1));
+                let ready = mbuf.extend_from_slice(frame);
+                let port = port as u16;
+                if !ready || ring.is_none_or(|ring| ring.push(FromKernel { mbuf, port }).is_err()) {
+                    self.counters.from_kernel_ring_full.add(1);
+                }
+            }
+            None => self.counters.no_mbuf.add(1),
+        }
+        if let Seen::Tell(observation) = seen {
+            if matches!(observation, Observation::Proof(_)) {
+                self.counters.proofs.add(1);
+            }
+            self.tell(observation);
+        }
+    }
+
+    fn recognise(&mut self, port: usize, length: usize) -> Seen {
+        if !self.prints.are_outstanding() {
+            return Seen::Nothing;
+        }
+        let Some(frame) = self.buffer.get(..length) else { return Seen::Nothing };
+        let port = port as u16;
+        let Ok(headers) = packet::parse(frame, port) else { return Seen::Nothing };
+        // Inverted, what leaves is what comes back: the key of the other direction.
+        let Some(back) = self.table.lookup(&headers.key.inverted()) else { return Seen::Nothing };
+        let Some(slot) = self.table.peer(back) else { return Seen::Nothing };
+        let flow = self.table.reference(slot);
+        self.prints.left(flow, port, frame, &headers, self.clock.micros())
+    }
+
+    /// Sleeps until a twin has a frame, at the longest for `nap`.
+    fn sleep(&self, nap: Duration) {
+        let nap =
+            if self.prints.are_outstanding() { nap.min(Duration::from_micros(PATIENCE / 20)) } else { nap };
+        let mut polled: Vec<PollFd<'_>> =
+            self.twins.iter().map(|twin| PollFd::new(twin.as_fd(), PollFlags::POLLIN)).collect();
+        // Interrupted or not, the next round looks for itself.
+        let _ = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! What becomes of a packet whose flow is known.
+
+use super::WorkerLink;
+use super::hold::Held;
+use crate::dpdk::Mbuf;
+use crate::flow::{Entry, EntryState, EntryView, FlowRef, Slot, flags};
+use crate::packet::{DropReason, Headers, PuntReason, plausible_close};
+use crate::punt::PuntEvent;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Over the fast path.
+    Fly,
+    /// Wait: earlier packets of this direction are still on their way through the kernel.
+    Hold,
+    /// To the kernel.
+    Punt(PuntReason, PuntEvent),
+    /// Away.
+    Drop(DropReason),
+}
+
+/// A held packet is given to the kernel after so many milliseconds: twice what a proof may take.
+const HOLD_PATIENCE: u32 = 20;
+
+/// A direction's last acknowledgement counts for so many milliseconds.
+const ACK_MEMORY: u32 = 30_000;
+
+/// Decides on a packet that has an entry.
+pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+    let entry = link.table.entry(slot);
+    match entry.state() {
+        EntryState::Candidate => {
+            saw_ack(&entry, headers);
+            return candidate(headers);
+        }
+        EntryState::Closing => return Verdict::Punt(PuntReason::Closing, PuntEvent::None),
+        EntryState::Holding | EntryState::Software | EntryState::Probing => {}
+    }
+    // Before anything that changes the flow's state: a copy from elsewhere must not move it.
+    if link.contexts.get(entry.context()) != headers.ingress {
+        return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
+    }
+    saw_ack(&entry, headers);
+    if headers.is_tcp_control() {
+        return close(link, mbuf, headers, slot, now);
+    }
+    let received = mbuf.offload_flags();
+    if received.ip_checksum_bad() || received.l4_checksum_bad() {
+        return Verdict::Punt(PuntReason::BadChecksum, PuntEvent::None);
+    }
+    if headers.l3_len > entry.proved_length() {
+        return longer(&entry);
+    }
+    state(link, &entry)
+}
+
+/// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.
+fn saw_ack(entry: &Entry<'_>, headers: &Headers) {
+    if headers.tcp_ack != 0 {
+        entry.set_last_ack(headers.tcp_ack);
+    }
+}
+
+/// A packet that nothing but its direction's state keeps from flying.
+fn state(link: &WorkerLink, entry: &Entry<'_>) -> Verdict {
+    match entry.state() {
+        EntryState::Software => Verdict::Fly,
+        EntryState::Holding => Verdict::Hold,
+        EntryState::Probing => {
+            // A crowded ring would lose the probe: fly on, there is time until the deadline.
+            let probe = !link.rings.is_busy() && entry.transition(EntryState::Probing, EntryState::Holding);
+            if probe { Verdict::Punt(PuntReason::Probe, PuntEvent::Probe) } else { again(entry) }
+        }
+        EntryState::Candidate => Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint),
+        EntryState::Closing => Verdict::Punt(PuntReason::Closing, PuntEvent::None),
+    }
+}
+
+/// Another thread has moved the state at the same moment, or the probe waits.
+fn again(entry: &Entry<'_>) -> Verdict {
+    match entry.state() {
+        EntryState::Software | EntryState::Probing => Verdict::Fly,
+        EntryState::Holding => Verdict::Hold,
+        EntryState::Candidate => Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint),
+        EntryState::Closing => Verdict::Punt(PuntReason::Closing, PuntEvent::None),
+    }
+}
+
+const fn candidate(headers: &Headers) -> Verdict {
+    // A direction is not to begin flying by its last segment.
+    if headers.is_tcp_control() {
+        return Verdict::Punt(PuntReason::TcpControl, PuntEvent::None);
+    }
+    Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint)
+}
+
+/// A FIN, RST or SYN: if it can be genuine, both directions go to the kernel from here on.
+fn close(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+    let table = &link.table;
+    let Some(segment) = headers.segment(mbuf.data()) else {
+        return Verdict::Punt(PuntReason::Malformed, PuntEvent::None);
+    };
+    let peer = table.peer(slot);
+    // What the peer acknowledged long ago says little: its packets may have gone another way since.
+    let fresh = |peer: &Slot| now.wrapping_sub(table.entry(*peer).last_seen()) < ACK_MEMORY;
+    let peer_ack = peer.filter(fresh).map_or(0, |peer| table.entry(peer).last_ack());
+    if !plausible_close(&segment, peer_ack, table.entry(slot).last_ack()) {
+        return Verdict::Drop(DropReason::ImplausibleClose);
+    }
+    table.entry(slot).set_state(EntryState::Closing);
+    if let Some(peer) = peer {
+        table.entry(peer).set_state(EntryState::Closing);
+    }
+    Verdict::Punt(PuntReason::TcpControl, PuntEvent::Closing)
+}
+
+/// A packet longer than any that was seen to leave in one piece.
+fn longer(entry: &Entry<'_>) -> Verdict {
+    if entry.flags() & flags::REFUSE_LONGER != 0 {
+        return Verdict::Punt(PuntReason::ProvedLength, PuntEvent::None);
+    }
+    // The direction goes back whole, so that shorter packets do not overtake this one.
+    let back = [EntryState::Software, EntryState::Probing, EntryState::Holding]
+        .into_iter()
+        .any(|from| entry.transition(from, EntryState::Candidate));
+    let event = if back { PuntEvent::Longer } else { PuntEvent::Fingerprint };
+    Verdict::Punt(PuntReason::ProvedLength, event)
+}
+
+/// Decides on a packet that was held.
+pub(super) fn held(link: &WorkerLink, held: &Held, now: u32) -> (Verdict, Option<Slot>) {
+    let Some(slot) = link.table.resolve(held.flow) else {
+        return (Verdict::Punt(PuntReason::NoFlow, PuntEvent::None), None);
+    };
+    let entry = link.table.entry(slot);
+    let verdict = match entry.state() {
+        EntryState::Holding if now.wrapping_sub(held.since) < HOLD_PATIENCE => Verdict::Hold,
+        EntryState::Holding => {
+            entry.transition(EntryState::Holding, EntryState::Candidate);
+            Verdict::Punt(PuntReason::HoldTimeout, PuntEvent::Lost)
+        }
+        // Its proof may have been for another length or place by now: decided anew.
+        EntryState::Software | EntryState::Probing => flow(link, &held.mbuf, &held.headers, slot, now),
+        EntryState::Candidate => Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint),
+        EntryState::Closing => Verdict::Punt(PuntReason::Closing, PuntEvent::None),
+    };
+    (verdict, Some(slot))
+}
+
+/// A packet that should have told control something found no room: whatever it moved moves back.
+pub(super) fn undo(link: &WorkerLink, flow: Option<FlowRef>, event: PuntEvent) {
+    let Some(slot) = flow.and_then(|flow| link.table.resolve(flow)) else { return };
+    if event == PuntEvent::Probe {
+        link.table.entry(slot).transition(EntryState::Holding, EntryState::Probing);
+    }
+}
