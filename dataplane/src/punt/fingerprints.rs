@@ -204,8 +204,7 @@ impl Fingerprints {
     /// The newest packet of the direction has not come back. (The kernel keeps a flow's packets in order, so
     /// all earlier ones have when it has.)
     fn is_out(&self, flow: FlowRef) -> bool {
-        let Some(track) = self.tracks.get(&flow.slot).filter(|t| t.generation == flow.generation)
-        else {
+        let Some(track) = self.tracks.get(&flow.slot).filter(|t| t.generation == flow.generation) else {
             return false;
         };
         let Some(nth) = track.count.checked_sub(1) else { return false };

@@ -1,0 +1,83 @@
+//! Why a gateway could not start or had to stop, in words for an operator.
+
+use std::io;
+
+use dataplane::dpdk::{EalError, MempoolError, PortError, TapError};
+use thiserror::Error;
+
+/// Why a gateway could not start or had to stop.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// DPDK did not start.
+    #[error("DPDK could not be started")]
+    Eal(#[from] EalError),
+    /// No memory for packets.
+    #[error("no memory for packet buffers; give DPDK more memory or the ports fewer descriptors")]
+    Mempool(#[from] MempoolError),
+    /// A port could not be set up.
+    #[error("port {name}: device {device:?} could not be set up")]
+    Port {
+        /// The port's name.
+        name: String,
+        /// Its device, as configured.
+        device: String,
+        /// Why.
+        source: PortError,
+    },
+    /// A port has too few queues for the workers.
+    #[error(
+        "port {name}: device {device:?} has {has} transmit queues, but {wants} workers need one each; \
+         give [workers] cores {has} entries at the most"
+    )]
+    Queues {
+        /// The port's name.
+        name: String,
+        /// Its device, as configured.
+        device: String,
+        /// Queues that it has.
+        has: u16,
+        /// Workers.
+        wants: usize,
+    },
+    /// A twin could not be made or taken over.
+    #[error("port {name}: its twin could not be set up")]
+    Twin {
+        /// The port's name.
+        name: String,
+        /// Why.
+        source: TapError,
+    },
+    /// The flow table could not be made.
+    #[error("no memory for a flow table of {capacity} connections; lower [flows] capacity")]
+    Table {
+        /// Connections asked for.
+        capacity: usize,
+        /// Why.
+        source: dataplane::flow::TableError,
+    },
+    /// The kernel could not be talked to.
+    #[error("the kernel's connection tracking can't be followed")]
+    Netlink(#[from] crate::netlink::NetlinkError),
+    /// The API socket could not be opened.
+    #[error("the API socket could not be opened")]
+    Api(#[from] crate::api::ServerError),
+    /// A thread could not be started.
+    #[error("a {what} thread could not be started")]
+    Thread {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread ended by itself.
+    #[error("a {0} thread ended unexpectedly; this is a fault of Flyover, please report it")]
+    ThreadDied(&'static str),
+    /// The event loop failed.
+    #[error("the control loop's {what} failed")]
+    Loop {
+        /// What of it.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}

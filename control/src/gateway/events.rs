@@ -1,0 +1,378 @@
+//! The control loop: netlink, observations, timers, the API and signals, on one thread.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use dataplane::dpdk::{Eal, Mempool};
+use dataplane::punt::Observation;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use super::error::GatewayError;
+use super::settle::Settling;
+use super::state::{State, policy};
+use super::threads::Threads;
+use super::{HASTE, REST, TICK};
+use crate::api;
+use crate::config::Config;
+use crate::netlink::conntrack::{
+    ConntrackMessage, DumpFilter, EntryUpdate, EventGroups, EventSocket, RECEIVE_BUFFER, Request,
+    RequestSocket, TcpFlagsUpdate,
+};
+use crate::netlink::sysctl;
+use crate::netlink::watch::{Change, InitialState, Watcher};
+use crate::tracker::{Action, Source};
+
+const CONNTRACK: Token = Token(0);
+const ANSWERS: Token = Token(1);
+const SIGNALS: Token = Token(2);
+const WAKE: Token = Token(3);
+const WATCH: Token = Token(4);
+/// The API's tokens begin here.
+const API: usize = 64;
+
+/// Datagrams and observations handled in one go, so that no source starves the others.
+const BUDGET: usize = 2048;
+/// How often carriers are looked at, in milliseconds.
+const CARRIER_EVERY: u64 = 200;
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> GatewayError {
+    move |source| GatewayError::Loop { what, source }
+}
+
+/// Wakes the loop from the punt thread.
+#[derive(Debug)]
+pub(super) struct Waker {
+    poll: Poll,
+    waker: Arc<mio::Waker>,
+}
+
+impl Waker {
+    pub(super) fn new() -> Result<Self, GatewayError> {
+        let poll = Poll::new().map_err(failed("poll"))?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE).map_err(failed("waker"))?);
+        Ok(Self { poll, waker })
+    }
+
+    /// What the punt thread calls.
+    pub(super) fn notifier(&self) -> Box<dyn Fn() + Send> {
+        let waker = Arc::clone(&self.waker);
+        Box::new(move || {
+            // An eventfd whose counter is full has woken the loop already.
+            let _ = waker.wake();
+        })
+    }
+}
+
+/// The sockets to the kernel.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    events: EventSocket,
+    requests: RequestSocket,
+    watcher: Watcher,
+    initial: InitialState,
+    /// `nf_conntrack_events` as it was found.
+    found: Option<u64>,
+}
+
+impl Kernel {
+    /// Opens them, subscribed before anything is dumped.
+    pub(super) fn open() -> Result<Self, GatewayError> {
+        // With the default of 2, entries older than the listener never tell of themselves.
+        let found = sysctl::CONNTRACK_EVENTS.replace(1).map_err(crate::netlink::NetlinkError::from)?;
+        let requests = RequestSocket::open()?;
+        let groups = EventGroups { new: false, update: true, destroy: true };
+        let events = EventSocket::open(groups, requests.port(), RECEIVE_BUFFER)?;
+        let (watcher, initial) = Watcher::open()?;
+        Ok(Self { events, requests, watcher, initial, found: Some(found) })
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Some(found) = self.found.take()
+            && found != 1
+            && let Err(error) = sysctl::CONNTRACK_EVENTS.write(found)
+        {
+            tracing::warn!(%error, "nf_conntrack_events stays at 1");
+        }
+    }
+}
+
+/// A running gateway. Dropping it stops the threads first, then closes ports and twins, then DPDK.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    threads: Threads,
+    state: State,
+    settling: Settling,
+    observations: Arc<ArrayQueue<Observation>>,
+    kernel: Kernel,
+    api: api::Server,
+    waker: Waker,
+    signals: Signals,
+    more: bool,
+    carrier_due: u64,
+    _pool: Mempool,
+    _eal: Eal,
+}
+
+impl Gateway {
+    #[expect(clippy::too_many_arguments, reason = "what start() made, put together once")]
+    pub(super) fn new(
+        threads: Threads,
+        state: State,
+        settling: Settling,
+        observations: Arc<ArrayQueue<Observation>>,
+        kernel: Kernel,
+        mut api: api::Server,
+        waker: Waker,
+        pool: Mempool,
+        eal: Eal,
+    ) -> Result<Self, GatewayError> {
+        let registry = waker.poll.registry();
+        let mut register = |fd: RawFd, token| {
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed("poll"))
+        };
+        register(kernel.events.as_raw_fd(), CONNTRACK)?;
+        register(kernel.requests.as_raw_fd(), ANSWERS)?;
+        for (nth, fd) in kernel.watcher.raw_fds().into_iter().enumerate() {
+            register(fd, Token(WATCH.0 + nth))?;
+        }
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed("signals"))?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
+        api.register(registry, API).map_err(failed("API socket"))?;
+        Ok(Self {
+            threads,
+            state,
+            settling,
+            observations,
+            kernel,
+            api,
+            waker,
+            signals,
+            more: false,
+            carrier_due: 0,
+            _pool: pool,
+            _eal: eal,
+        })
+    }
+
+    /// Follows the kernel until told to stop.
+    pub(super) fn follow(&mut self) -> Result<(), GatewayError> {
+        self.begin()?;
+        let mut events = Events::with_capacity(256);
+        loop {
+            match self.waker.poll.poll(&mut events, Some(self.patience())) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => outcome.map_err(failed("poll"))?,
+            }
+            // The kernel's word first: what it has changed must be known before anything proves a flow.
+            self.more = false;
+            self.hear_changes()?;
+            self.hear_conntrack()?;
+            self.hear_answers()?;
+            self.hear_observations();
+            let now = self.state.clock.millis();
+            self.state.tracker.tick(now, &mut self.state.plane);
+            if now >= self.carrier_due {
+                self.carrier_due = now + CARRIER_EVERY;
+                self.state.follow_carriers();
+            }
+            self.act()?;
+            self.settling.advance();
+            self.state.plane.reclaim();
+            for event in &events {
+                match event.token() {
+                    SIGNALS if self.signalled() => return Ok(()),
+                    token if token.0 >= API => self.api.ready(self.waker.poll.registry(), event, &self.state),
+                    _ => {}
+                }
+            }
+            if let Some(thread) = self.threads.dead() {
+                return Err(GatewayError::ThreadDied(thread));
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match (self.more, self.settling.is_empty()) {
+            (true, _) => Duration::ZERO,
+            (_, false) => HASTE,
+            _ if self.state.tracker.is_empty() => REST,
+            _ => TICK,
+        }
+    }
+
+    /// Takes in what is there already.
+    fn begin(&mut self) -> Result<(), GatewayError> {
+        let initial = std::mem::take(&mut self.kernel.initial);
+        self.state.addresses = initial.addresses;
+        self.state.set_local_addresses();
+        for link in &initial.links {
+            self.state.adopt_link(link);
+        }
+        self.dump()
+    }
+
+    fn dump(&mut self) -> Result<(), GatewayError> {
+        self.state.tracker.dump_started();
+        self.state.conntrack.resyncs += 1;
+        self.kernel.requests.send(&Request::Dump(DumpFilter::default()))?;
+        Ok(())
+    }
+
+    fn hear_changes(&mut self) -> Result<(), GatewayError> {
+        let state = &mut self.state;
+        let drained = self.kernel.watcher.drain(BUDGET, |change: Change| state.changed(&change))?;
+        self.more |= drained.more;
+        Ok(())
+    }
+
+    fn hear_conntrack(&mut self) -> Result<(), GatewayError> {
+        let state = &mut self.state;
+        let now = state.clock.millis();
+        let mut lost = false;
+        let drained = self.kernel.events.drain(BUDGET, |message| {
+            state.conntrack.events += 1;
+            let (tracker, plane) = (&mut state.tracker, &mut state.plane);
+            match message {
+                ConntrackMessage::New(entry) | ConntrackMessage::Update(entry) => {
+                    tracker.entry(now, &entry, Source::Event, plane);
+                }
+                ConntrackMessage::Destroy(entry) => tracker.destroyed(now, &entry, plane),
+                ConntrackMessage::Overrun => {
+                    state.conntrack.overruns += 1;
+                    lost = true;
+                }
+                _ => {}
+            }
+        })?;
+        self.more |= drained.more;
+        if lost && self.kernel.requests.dump_under_way().is_none() {
+            self.dump()?;
+        }
+        Ok(())
+    }
+
+    fn hear_answers(&mut self) -> Result<(), GatewayError> {
+        let state = &mut self.state;
+        let asked = &mut self.kernel.asked;
+        let dumping = self.kernel.requests.dump_under_way();
+        let now = state.clock.millis();
+        let mut again = false;
+        let drained = self.kernel.requests.drain(BUDGET, |message| {
+            let (tracker, plane) = (&mut state.tracker, &mut state.plane);
+            match message {
+                ConntrackMessage::DumpEntry { sequence, entry } => {
+                    let source = if dumping == Some(sequence) { Source::Dump } else { Source::Answer };
+                    asked.remove(&sequence);
+                    tracker.entry(now, &entry, source, plane);
+                }
+                ConntrackMessage::Done { errno: 0, .. } => {
+                    tracker.dump_finished(plane);
+                    state.ready = true;
+                }
+                // The table changed under the dump in a way that may hide entries.
+                ConntrackMessage::Done { .. } | ConntrackMessage::Overrun => again = true,
+                ConntrackMessage::Error { sequence, errno } => {
+                    if let (Some((tuple, zones)), true) = (asked.remove(&sequence), errno == ENOENT) {
+                        tracker.not_found(&tuple, zones, plane);
+                    }
+                }
+                _ => {}
+            }
+        })?;
+        self.more |= drained.more;
+        if again {
+            self.dump()?;
+        }
+        Ok(())
+    }
+
+    fn hear_observations(&mut self) {
+        let now = self.state.clock.millis();
+        for _ in 0..BUDGET {
+            let Some(observation) = self.observations.pop() else { return };
+            self.state.tracker.observe(now, observation, &mut self.state.plane);
+        }
+        self.more = true;
+    }
+
+    /// Carries out what the tracker wants, timeouts before the flights that depend on them.
+    fn act(&mut self) -> Result<(), GatewayError> {
+        let mut settle = Vec::new();
+        for action in self.state.tracker.actions() {
+            let request = match action {
+                Action::Settle(flow) => {
+                    settle.push(flow);
+                    continue;
+                }
+                Action::Timeout { orig, zones, timeout_s } => {
+                    let liberal = (orig.proto == dataplane::flow::TCP).then_some(TcpFlagsUpdate::LIBERAL);
+                    let update = EntryUpdate::new(orig, zones);
+                    Request::Update(EntryUpdate {
+                        timeout_s: Some(timeout_s),
+                        tcp_flags: liberal,
+                        ..update
+                    })
+                }
+                Action::Ask { tuple, zones } => {
+                    let sequence = self.kernel.requests.queue(&Request::Get { tuple, zone: zones.orig })?;
+                    self.kernel.asked.insert(sequence, (tuple, zones));
+                    continue;
+                }
+            };
+            self.kernel.requests.queue(&request)?;
+        }
+        self.kernel.requests.flush()?;
+        self.settling.add(settle);
+        Ok(())
+    }
+
+    /// Handles signals; `true`: the gateway is to stop.
+    fn signalled(&mut self) -> bool {
+        let pending: Vec<_> = self.signals.pending().collect();
+        for signal in pending {
+            if signal != SIGHUP {
+                return true;
+            }
+            self.reload();
+        }
+        false
+    }
+
+    /// Reads the configuration again and takes over what can change at run time.
+    fn reload(&mut self) {
+        let Some(path) = self.state.config_path.clone() else {
+            tracing::warn!("SIGHUP: there is no config file to read again; the gateway was started with --port");
+            return;
+        };
+        let config = match Config::load(&path) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP: the config file has a fault; everything stays as it is");
+                return;
+            }
+        };
+        self.state.tracker.set_policy(policy(&config), super::start::timing(&config));
+        let fixed = |c: &Config| {
+            (c.ports.clone(), c.workers.clone(), c.flows.capacity, c.api.clone(), c.metrics.clone())
+        };
+        if fixed(&config) != fixed(&self.state.config) {
+            tracing::warn!("SIGHUP: ports, workers, capacity and sockets change with a restart only");
+        }
+        self.state.config.policy = config.policy;
+        self.state.config.flows.revalidate_within = config.flows.revalidate_within;
+        self.state.config.flows.reprove_every = config.flows.reprove_every;
+        // What the new policy selects, and what it no longer does, shows in a dump.
+        if let Err(error) = self.dump() {
+            tracing::error!(%error, "SIGHUP: conntrack could not be read again");
+        }
+        tracing::info!("SIGHUP: configuration read again");
+    }
+}

@@ -1,0 +1,40 @@
+//! A running gateway: brings up ports, twins and threads, then follows the kernel until told to stop.
+
+mod error;
+mod events;
+mod plane;
+mod ports;
+mod report;
+mod settle;
+mod start;
+mod threads;
+
+use std::time::Duration;
+
+pub use error::GatewayError;
+
+use crate::config::Config;
+
+/// What `flyover run` decides beyond the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Where the configuration came from, to be read again on SIGHUP.
+    pub config_path: Option<std::path::PathBuf>,
+}
+
+/// Runs a gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting, or from going on. All that it made is undone: interfaces, sockets, devices.
+pub fn run(config: &Config, options: &RunOptions) -> Result<(), GatewayError> {
+    let mut gateway = start::start(config, options)?;
+    gateway.follow()
+}
+
+/// How long one wait for events lasts at the most: the pace of timers, while there are any.
+const TICK: Duration = Duration::from_millis(10);
+/// The same while no connection is known.
+const REST: Duration = Duration::from_millis(100);
+/// The same while directions wait for workers to pass a quiescent state.
+const HASTE: Duration = Duration::from_millis(1);

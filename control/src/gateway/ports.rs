@@ -1,0 +1,87 @@
+//! Ports and their twins at run time: who follows whom.
+//!
+//! The twin owns admin state, MTU and MAC, and the port follows; the port owns carrier.
+
+use std::io;
+use std::sync::Arc;
+
+use dataplane::dpdk::{Link, Port, Tap, TapError};
+
+use crate::config::PortConfig;
+use crate::netlink::watch::LinkState;
+
+/// One port and its twin.
+#[derive(Debug)]
+pub(super) struct GatewayPort {
+    pub(super) config: PortConfig,
+    pub(super) port: Port,
+    pub(super) twin: Arc<Tap>,
+    pub(super) ifindex: u32,
+    pub(super) queues: u16,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u16,
+    /// The twin is administratively up.
+    pub(super) admin_up: bool,
+    /// The port's carrier, as the twin was told; `None`: not told yet.
+    pub(super) carrier: Option<bool>,
+}
+
+/// What a look at a port or its twin brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PortEvent {
+    /// Nothing that concerns flows.
+    None,
+    /// It can't carry flows any more.
+    Down,
+    /// Something that flows may depend on is different.
+    Changed,
+}
+
+impl GatewayPort {
+    /// The port owns carrier: the twin shows it.
+    pub(super) fn follow_carrier(&mut self) -> PortEvent {
+        let Link { up, .. } = self.port.link();
+        if self.carrier == Some(up) {
+            return PortEvent::None;
+        }
+        if let Err(error) = self.twin.set_carrier(up) {
+            tracing::warn!(port = self.config.name, %error, "the twin's carrier could not be set");
+            return PortEvent::None;
+        }
+        let known = self.carrier.replace(up).is_some();
+        if known {
+            tracing::info!(port = self.config.name, up, "carrier");
+        }
+        match (known, up) {
+            (true, false) => PortEvent::Down,
+            (true, true) => PortEvent::Changed,
+            (false, _) => PortEvent::None,
+        }
+    }
+
+    /// The twin owns MTU, MAC and admin state: the port follows.
+    pub(super) fn follow_twin(&mut self, link: &LinkState) -> PortEvent {
+        let mut event = PortEvent::None;
+        if link.mtu != u32::from(self.mtu) {
+            let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+            if let Err(error) = self.port.set_mtu(mtu) {
+                tracing::warn!(port = self.config.name, mtu, %error, "the port does not take its twin's MTU");
+            }
+            self.mtu = mtu;
+            event = PortEvent::Changed;
+        }
+        if link.mac != self.mac {
+            // A device that can't change its address hears everything instead.
+            if let Err(error) = self.port.set_mac(link.mac).or_else(|_| self.port.set_promiscuous(true)) {
+                tracing::warn!(port = self.config.name, %error, "the port does not take its twin's MAC address");
+            }
+            self.mac = link.mac;
+            event = PortEvent::Changed;
+        }
+        if link.admin_up != self.admin_up {
+            self.admin_up = link.admin_up;
+            event = if link.admin_up { PortEvent::Changed } else { PortEvent::Down };
+        }
+        event
+    }
+}

@@ -1,0 +1,65 @@
+//! Which connections may be carried at all.
+
+use dataplane::flow::{TCP, UDP};
+
+use crate::netlink::conntrack::{ConntrackEntry, Status, TcpState};
+
+/// What the user selects for acceleration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Any connection that the ruleset let through.
+    Established,
+    /// Those whose conntrack mark has these bits.
+    Marked {
+        /// Wanted value of the masked bits.
+        value: u32,
+        /// Which bits count.
+        mask: u32,
+    },
+}
+
+/// Why an entry is not carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Neither TCP nor UDP.
+    Protocol,
+    /// Not (or not any longer) a confirmed, living entry.
+    Unconfirmed,
+    /// TCP that is not established and assured.
+    NotEstablished,
+    /// A conntrack helper reads its packets.
+    Helper,
+    /// Its sequence numbers are adjusted by the kernel.
+    SequenceAdjusted,
+    /// Its NAT clashes with another entry's.
+    NatClash,
+    /// Its mark does not select it.
+    NotMarked,
+    /// Original and reply direction lie in different zones.
+    Zones,
+}
+
+impl Policy {
+    /// Why `entry` is not carried; `None`: it may be. `tcp_state` is the state to assume for TCP.
+    pub(super) fn refusal(&self, entry: &ConntrackEntry, tcp_state: Option<TcpState>) -> Option<Refusal> {
+        let status = entry.status;
+        let refusal = match entry.orig.proto {
+            TCP if tcp_state != Some(TcpState::Established) || !status.contains(Status::ASSURED) => {
+                Refusal::NotEstablished
+            }
+            TCP | UDP if !status.contains(Status::CONFIRMED) || status.contains(Status::DYING) => {
+                Refusal::Unconfirmed
+            }
+            TCP | UDP if entry.has_helper || status.contains(Status::HELPER) => Refusal::Helper,
+            TCP | UDP if entry.seq_adjust || status.contains(Status::SEQ_ADJUST) => Refusal::SequenceAdjusted,
+            TCP | UDP if status.contains(Status::NAT_CLASH) => Refusal::NatClash,
+            TCP | UDP if entry.zones.orig != entry.zones.reply => Refusal::Zones,
+            TCP | UDP => match *self {
+                Self::Marked { value, mask } if entry.mark.unwrap_or(0) & mask != value => Refusal::NotMarked,
+                _ => return None,
+            },
+            _ => Refusal::Protocol,
+        };
+        Some(refusal)
+    }
+}

@@ -1,0 +1,638 @@
+//! The tracker against a plane made of plain maps.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use dataplane::flow::{EntryState, FiveTuple, FlowRef, InsertError, Key, Slot, TCP, UDP};
+use dataplane::packet::{Ingress, L2Header};
+use dataplane::punt::{Observation, Proof};
+
+use super::*;
+use crate::netlink::conntrack::{TcpInfo, Zones};
+
+#[derive(Clone, Debug)]
+struct Entry {
+    key: Key,
+    owner: u32,
+    state: EntryState,
+    generation: u16,
+    forwarding: Option<(Ingress, u16, L2Header)>,
+    length: u16,
+    refuse_longer: bool,
+    counters: DirectionCounters,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    entries: HashMap<u32, Entry>,
+    generation: u16,
+    next: u32,
+    epoch: u32,
+    room: Option<usize>,
+}
+
+impl Model {
+    fn at(&self, flow: FlowRef) -> Option<&Entry> {
+        self.entries.get(&flow.slot.to_bits()).filter(|e| e.generation == flow.generation)
+    }
+
+    fn at_mut(&mut self, flow: FlowRef) -> Option<&mut Entry> {
+        self.entries.get_mut(&flow.slot.to_bits()).filter(|e| e.generation == flow.generation)
+    }
+
+    fn find(&self, key: &Key) -> Option<FlowRef> {
+        let (bits, entry) = self.entries.iter().find(|(_, e)| e.key == *key)?;
+        Some(FlowRef { slot: Slot::from_bits(*bits)?, generation: entry.generation })
+    }
+
+    fn flow(&self, tuple: FiveTuple) -> FlowRef {
+        self.find(&Key::from_tuple(&tuple).expect("one family")).expect("an entry")
+    }
+
+    /// A packet of the direction flies.
+    fn fly(&mut self, tuple: FiveTuple, now: Millis) {
+        let flow = self.flow(tuple);
+        let entry = self.at_mut(flow).expect("an entry");
+        entry.counters.packets += 1;
+        entry.counters.last_seen = now as u32;
+    }
+}
+
+impl Plane for Model {
+    fn insert(&mut self, orig: &Key, reply: &Key, owner: u32) -> Result<[FlowRef; 2], InsertError> {
+        if orig == reply {
+            return Err(InsertError::SameKey);
+        }
+        for key in [orig, reply] {
+            if let Some(flow) = self.find(key) {
+                return Err(InsertError::Exists(flow.slot));
+            }
+        }
+        if self.room.is_some_and(|room| self.entries.len() + 2 > room) {
+            return Err(InsertError::Full);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        Ok([*orig, *reply].map(|key| {
+            self.next += 1;
+            let entry = Entry {
+                key,
+                owner,
+                state: EntryState::Candidate,
+                generation: self.generation,
+                forwarding: None,
+                length: 0,
+                refuse_longer: false,
+                counters: DirectionCounters::default(),
+            };
+            self.entries.insert(self.next, entry);
+            FlowRef { slot: Slot::from_bits(self.next).expect("not 0"), generation: self.generation }
+        }))
+    }
+
+    fn remove(&mut self, flows: [FlowRef; 2]) {
+        for flow in flows {
+            assert!(self.at(flow).is_some(), "removed what is not there");
+            self.entries.remove(&flow.slot.to_bits());
+        }
+    }
+
+    fn owner(&self, flow: FlowRef) -> Option<u32> {
+        self.at(flow).map(|e| e.owner)
+    }
+
+    fn owner_of_key(&self, key: &Key) -> Option<u32> {
+        self.find(key).and_then(|flow| self.owner(flow))
+    }
+
+    fn state(&self, flow: FlowRef) -> EntryState {
+        self.at(flow).map_or(EntryState::Closing, |e| e.state)
+    }
+
+    fn set_state(&mut self, flow: FlowRef, state: EntryState) {
+        if let Some(entry) = self.at_mut(flow) {
+            entry.state = state;
+        }
+    }
+
+    fn transition(&mut self, flow: FlowRef, from: EntryState, to: EntryState) -> bool {
+        let Some(entry) = self.at_mut(flow).filter(|e| e.state == from) else { return false };
+        entry.state = to;
+        true
+    }
+
+    fn forward(&mut self, proof: &Proof) -> Forwarding {
+        let Some(entry) = self.at_mut(proof.flow) else { return Forwarding::NoRoom };
+        let wanted = Some((proof.ingress, proof.egress_port, proof.l2));
+        if entry.forwarding == wanted {
+            return Forwarding::Unchanged;
+        }
+        entry.forwarding = wanted;
+        Forwarding::Changed
+    }
+
+    fn set_length(&mut self, flow: FlowRef, length: u16, refuse_longer: bool) {
+        if let Some(entry) = self.at_mut(flow) {
+            (entry.length, entry.refuse_longer) = (length, refuse_longer);
+        }
+    }
+
+    fn length(&self, flow: FlowRef) -> u16 {
+        self.at(flow).map_or(0, |e| e.length)
+    }
+
+    fn counters(&self, flow: FlowRef) -> DirectionCounters {
+        self.at(flow).map_or_else(DirectionCounters::default, |e| e.counters)
+    }
+
+    fn key(&self, flow: FlowRef) -> Option<Key> {
+        self.at(flow).map(|e| e.key)
+    }
+
+    fn ports(&self, flow: FlowRef) -> Option<(u16, u16)> {
+        self.at(flow)?.forwarding.as_ref().map(|(ingress, egress, _)| (ingress.port(), *egress))
+    }
+
+    fn next_hop(&self, flow: FlowRef) -> Option<[u8; 6]> {
+        self.at(flow)?.forwarding.as_ref().and_then(|(.., l2)| l2.bytes().first_chunk().copied())
+    }
+
+    fn set_epoch(&mut self, epoch: u32) {
+        self.epoch = epoch;
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
+    let orig = FiveTuple { proto, src: ip("10.0.0.2"), dst: ip("192.0.2.9"), sport: 4000, dport: 80 };
+    let reply = FiveTuple { proto, src: ip("192.0.2.9"), dst: ip("192.0.2.1"), sport: 80, dport: 4000 };
+    let state = TcpInfo { state: TcpState::Established, orig_flags: None, reply_flags: None };
+    ConntrackEntry {
+        id,
+        orig,
+        reply,
+        zones: Zones::default(),
+        status: Status::SEEN_REPLY | Status::ASSURED | Status::CONFIRMED | Status::SRC_NAT,
+        timeout_s: Some(if proto == TCP { 432_000 } else { 120 }),
+        mark: None,
+        tcp: (proto == TCP).then_some(state),
+        has_helper: false,
+        seq_adjust: false,
+        synproxy: false,
+    }
+}
+
+fn in_state(mut entry: ConntrackEntry, state: TcpState) -> ConntrackEntry {
+    entry.tcp = Some(TcpInfo { state, orig_flags: None, reply_flags: None });
+    entry
+}
+
+struct Rig {
+    tracker: Tracker,
+    model: Model,
+    now: Millis,
+    asked: Vec<FiveTuple>,
+    timeouts: Vec<u32>,
+    settle: Vec<FlowRef>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Policy::Established)
+    }
+
+    fn with(policy: Policy) -> Self {
+        let tracker = Tracker::new(Timing::default(), policy);
+        let model = Model::default();
+        Self { tracker, model, now: 5_000, asked: vec![], timeouts: vec![], settle: vec![] }
+    }
+
+    fn act(&mut self) {
+        for action in self.tracker.actions() {
+            match action {
+                Action::Timeout { timeout_s, .. } => self.timeouts.push(timeout_s),
+                Action::Ask { tuple, .. } => self.asked.push(tuple),
+                Action::Settle(flow) => self.settle.push(flow),
+            }
+        }
+    }
+
+    fn event(&mut self, entry: &ConntrackEntry) {
+        self.tracker.entry(self.now, entry, Source::Event, &mut self.model);
+        self.act();
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        self.tracker.observe(self.now, observation, &mut self.model);
+        self.act();
+    }
+
+    fn proof(&self, tuple: FiveTuple, length: u16) -> Proof {
+        let mut frame = [0_u8; 60];
+        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        Proof {
+            flow: self.model.flow(tuple),
+            ingress: Ingress::untagged(0, [2, 0, 0, 0, 0, 1]),
+            egress_port: 1,
+            l2: L2Header::learn(&frame).expect("an IPv4 frame"),
+            l3_len: length,
+            decrements_ttl: true,
+            epoch: self.tracker.epoch(),
+        }
+    }
+
+    fn prove(&mut self, tuple: FiveTuple, length: u16) {
+        let proof = self.proof(tuple, length);
+        self.observe(Observation::Proof(Box::new(proof)));
+    }
+
+    /// Proves and settles both directions.
+    fn take_off(&mut self, entry: &ConntrackEntry) {
+        for tuple in [entry.orig, entry.reply] {
+            self.prove(tuple, 1500);
+            let flow = self.model.flow(tuple);
+            assert_eq!(self.settle.pop(), Some(flow));
+            self.observe(Observation::Settled(flow));
+        }
+    }
+
+    fn pass(&mut self, time: Millis) {
+        for _ in 0..time / TICK {
+            self.now += TICK;
+            self.tracker.tick(self.now, &mut self.model);
+            self.act();
+        }
+    }
+
+    fn state(&self, tuple: FiveTuple) -> EntryState {
+        self.model.state(self.model.flow(tuple))
+    }
+}
+
+fn flying(proto: u8) -> (Rig, ConntrackEntry) {
+    let (mut rig, entry) = (Rig::new(), masqueraded(proto, 7));
+    rig.event(&entry);
+    rig.take_off(&entry);
+    rig.timeouts.clear();
+    (rig, entry)
+}
+
+#[test]
+fn a_connection_flies_once_both_directions_are_proved_and_settled() {
+    let (mut rig, entry) = (Rig::new(), masqueraded(TCP, 7));
+    rig.event(&entry);
+    assert_eq!(rig.tracker.counts(), Counts { candidate: 1, ..Counts::default() });
+    rig.prove(entry.orig, 1500);
+    assert_eq!(rig.state(entry.orig), EntryState::Holding);
+    // The kernel's entry is kept alive before the first packet passes it by.
+    assert_eq!(rig.timeouts, [600]);
+    let flow = rig.settle.pop().expect("to be settled");
+    rig.observe(Observation::Settled(flow));
+    assert_eq!(rig.state(entry.orig), EntryState::Software);
+    assert_eq!(rig.tracker.counts().candidate, 1, "the slower direction counts");
+    rig.prove(entry.reply, 60);
+    let flow = rig.settle.pop().expect("to be settled");
+    rig.observe(Observation::Settled(flow));
+    assert_eq!(rig.tracker.counts(), Counts { software: 1, ..Counts::default() });
+    assert_eq!(rig.model.length(rig.model.flow(entry.orig)), 1500);
+}
+
+#[test]
+fn what_may_not_fly_never_enters_the_table() {
+    let base = masqueraded(TCP, 1);
+    let mut refused = vec![
+        in_state(base, TcpState::SynRecv),
+        in_state(base, TcpState::TimeWait),
+        ConntrackEntry { tcp: None, ..base },
+        ConntrackEntry { has_helper: true, ..base },
+        ConntrackEntry { seq_adjust: true, ..base },
+        ConntrackEntry { status: Status::SEEN_REPLY | Status::CONFIRMED, ..base },
+        ConntrackEntry { status: base.status | Status::DYING, ..base },
+        ConntrackEntry { status: base.status | Status::NAT_CLASH, ..base },
+        ConntrackEntry { zones: Zones { orig: 1, reply: 0 }, ..base },
+    ];
+    let mut icmp = base;
+    (icmp.orig.proto, icmp.reply.proto) = (1, 1);
+    refused.push(icmp);
+    for entry in refused {
+        let mut rig = Rig::new();
+        rig.event(&entry);
+        assert!(rig.model.entries.is_empty(), "{entry:?}");
+        assert_eq!(rig.tracker.connections.len(), 0);
+    }
+}
+
+#[test]
+fn connections_of_the_gateway_itself_are_never_carried() {
+    for local in ["10.0.0.2", "192.0.2.9"] {
+        let mut rig = Rig::new();
+        rig.tracker.set_local_addresses([ip(local)], &mut rig.model);
+        rig.event(&masqueraded(TCP, 1));
+        assert!(rig.model.entries.is_empty(), "{local}");
+    }
+    // The address that masquerading puts in front is local too, and no end.
+    let mut rig = Rig::new();
+    rig.tracker.set_local_addresses([ip("192.0.2.1")], &mut rig.model);
+    rig.event(&masqueraded(TCP, 1));
+    assert_eq!(rig.model.entries.len(), 2);
+    // An address that becomes local later ends what began before.
+    rig.tracker.set_local_addresses([ip("192.0.2.9")], &mut rig.model);
+    assert!(rig.model.entries.is_empty());
+}
+
+#[test]
+fn the_mark_selects_and_deselects() {
+    let mut rig = Rig::with(Policy::Marked { value: 0x10, mask: 0xf0 });
+    let entry = masqueraded(UDP, 1);
+    rig.event(&entry);
+    assert!(rig.model.entries.is_empty());
+    let marked = ConntrackEntry { mark: Some(0x13), ..entry };
+    rig.event(&marked);
+    assert_eq!(rig.model.entries.len(), 2);
+    rig.event(&ConntrackEntry { mark: Some(0x23), ..entry });
+    assert!(rig.model.entries.is_empty());
+}
+
+#[test]
+fn a_proof_from_before_a_change_admits_nothing() {
+    let (mut rig, entry) = (Rig::new(), masqueraded(UDP, 7));
+    rig.event(&entry);
+    let old = rig.proof(entry.orig, 100);
+    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    rig.observe(Observation::Proof(Box::new(old)));
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    assert_eq!(rig.tracker.stats().stale_proofs, 1);
+    // Nor one that was taken, but had not settled.
+    rig.prove(entry.orig, 100);
+    let flow = rig.settle.pop().expect("to be settled");
+    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    rig.observe(Observation::Settled(flow));
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+}
+
+#[test]
+fn a_change_makes_flows_probe_and_a_lost_probe_ends_the_flight() {
+    let (mut rig, entry) = flying(TCP);
+    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    assert_eq!(rig.state(entry.orig), EntryState::Probing);
+    assert_eq!(rig.tracker.counts().probing, 1);
+    // The worker sends the probe, the kernel forwards it.
+    let flow = rig.model.flow(entry.orig);
+    rig.model.set_state(flow, EntryState::Holding);
+    rig.prove(entry.orig, 60);
+    assert_eq!(rig.state(entry.orig), EntryState::Software);
+    assert_eq!(rig.model.length(flow), 1500, "the proved length stays: nothing about the path changed");
+    // The other probe is not forwarded.
+    let flow = rig.model.flow(entry.reply);
+    rig.model.set_state(flow, EntryState::Holding);
+    rig.observe(Observation::Lost(flow));
+    assert_eq!(rig.state(entry.reply), EntryState::Candidate);
+    assert_eq!(rig.tracker.counts().candidate, 1);
+    assert_eq!(rig.tracker.stats().not_forwarded, 1);
+}
+
+#[test]
+fn a_flow_that_flies_on_without_probe_is_given_back_at_the_deadline() {
+    let (mut rig, entry) = flying(UDP);
+    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    for _ in 0..60 {
+        rig.pass(100);
+        rig.model.fly(entry.orig, rig.now);
+    }
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    // The other direction had no packet: its next one is a probe.
+    assert_eq!(rig.state(entry.reply), EntryState::Probing);
+    assert_eq!(rig.tracker.stats().deadline_missed, 1);
+}
+
+#[test]
+fn a_dead_neighbour_or_port_stops_exactly_its_flows_at_once() {
+    let (mut rig, entry) = flying(UDP);
+    rig.tracker.changed(rig.now, Changed::NextHop { mac: [2, 0, 0, 0, 0, 8] }, &mut rig.model);
+    assert_eq!(rig.state(entry.orig), EntryState::Probing, "somebody else's neighbour");
+    rig.tracker.changed(rig.now, Changed::NextHop { mac: [2, 0, 0, 0, 0, 9] }, &mut rig.model);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    let (mut rig, entry) = flying(UDP);
+    rig.tracker.changed(rig.now, Changed::PortDown { port: 1 }, &mut rig.model);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    assert_eq!(rig.tracker.counts().candidate, 1);
+}
+
+#[test]
+fn closing_goes_to_the_kernel_and_comes_back_only_if_it_says_established() {
+    let (mut rig, entry) = flying(TCP);
+    let flow = rig.model.flow(entry.orig);
+    rig.model.set_state(flow, EntryState::Closing);
+    rig.observe(Observation::Closing(flow));
+    assert_eq!(rig.state(entry.reply), EntryState::Closing);
+    assert_eq!(rig.tracker.counts(), Counts { closing: 1, ..Counts::default() });
+    // An event from before the FIN changes nothing.
+    rig.event(&entry);
+    assert_eq!(rig.state(entry.orig), EntryState::Closing);
+    rig.pass(900);
+    assert!(rig.asked.is_empty());
+    rig.pass(200);
+    assert_eq!(rig.asked, [entry.orig]);
+    rig.tracker.entry(rig.now, &entry, Source::Answer, &mut rig.model);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    assert_eq!(rig.tracker.counts().candidate, 1);
+    rig.take_off(&entry);
+    assert_eq!(rig.tracker.counts().software, 1);
+}
+
+#[test]
+fn a_real_close_stays_with_the_kernel_until_it_ends() {
+    let (mut rig, entry) = flying(TCP);
+    rig.observe(Observation::Closing(rig.model.flow(entry.orig)));
+    rig.event(&in_state(entry, TcpState::FinWait));
+    rig.pass(3_000);
+    assert!(rig.asked.is_empty(), "the event has said it");
+    let proof = rig.proof(entry.orig, 60);
+    rig.observe(Observation::Proof(Box::new(proof)));
+    assert_eq!(rig.state(entry.orig), EntryState::Closing);
+    rig.tracker.destroyed(rig.now, &entry, &mut rig.model);
+    assert!(rig.model.entries.is_empty());
+    assert_eq!(rig.tracker.counts(), Counts::default());
+}
+
+#[test]
+fn an_event_that_its_destroy_has_overtaken_revives_nothing() {
+    let (mut rig, entry) = (Rig::new(), masqueraded(TCP, 7));
+    rig.tracker.destroyed(rig.now, &entry, &mut rig.model);
+    rig.event(&entry);
+    assert!(rig.model.entries.is_empty());
+    rig.pass(1_000);
+    rig.event(&entry);
+    assert_eq!(rig.model.entries.len(), 2);
+}
+
+#[test]
+fn an_entry_made_anew_replaces_its_predecessor() {
+    let (mut rig, entry) = flying(TCP);
+    let anew = ConntrackEntry { id: 8, ..entry };
+    rig.event(&anew);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    assert_eq!(rig.tracker.connections.len(), 1);
+    // The predecessor's late DESTROY does not hit the successor.
+    rig.tracker.destroyed(rig.now, &entry, &mut rig.model);
+    assert_eq!(rig.model.entries.len(), 2);
+}
+
+#[test]
+fn a_tuple_that_stands_in_two_zones_stays_in_the_kernel() {
+    let (mut rig, entry) = flying(UDP);
+    let other = ConntrackEntry { id: 8, zones: Zones { orig: 5, reply: 5 }, ..entry };
+    rig.event(&other);
+    assert!(rig.model.entries.is_empty());
+    rig.event(&entry);
+    rig.event(&other);
+    assert!(rig.model.entries.is_empty(), "events don't bring it back");
+    rig.tracker.destroyed(rig.now, &other, &mut rig.model);
+    rig.event(&entry);
+    assert_eq!(rig.model.entries.len(), 2, "alone again");
+}
+
+#[test]
+fn living_flows_are_kept_alive_and_idle_ones_get_the_rest_of_their_timeout() {
+    let (mut rig, entry) = flying(UDP);
+    for second in 0..300 {
+        rig.pass(1_000);
+        rig.model.fly(entry.orig, rig.now);
+        // Probes are answered.
+        for tuple in [entry.orig, entry.reply] {
+            if rig.state(tuple) == EntryState::Probing {
+                let flow = rig.model.flow(tuple);
+                rig.model.set_state(flow, EntryState::Holding);
+                rig.prove(tuple, 60);
+            }
+        }
+        assert_eq!(rig.tracker.counts().candidate, 0, "after {second} s");
+    }
+    // Two minutes' UDP timeout: refreshed often enough for packets through the kernel to do no harm.
+    assert!(rig.timeouts.len() >= 300 / 36, "{:?}", rig.timeouts);
+    assert!(rig.timeouts.iter().all(|t| *t == 600));
+    rig.timeouts.clear();
+    rig.pass(31_000);
+    assert_eq!(rig.tracker.counts().candidate, 1);
+    assert_eq!(rig.timeouts.last(), Some(&(120 - 30)), "{:?}", rig.timeouts);
+}
+
+#[test]
+fn a_short_timeout_is_respected() {
+    let (mut rig, mut entry) = (Rig::new(), masqueraded(UDP, 7));
+    entry.timeout_s = Some(5);
+    rig.event(&entry);
+    rig.take_off(&entry);
+    rig.timeouts.clear();
+    rig.model.fly(entry.orig, rig.now);
+    rig.pass(2_000);
+    // Refreshed within a third of it, since any packet through the kernel sets it to 5 s again.
+    assert_eq!(rig.timeouts, [600]);
+    rig.pass(1_000);
+    assert_eq!(rig.timeouts.last(), Some(&2), "2.5 s idle of 5");
+    assert_eq!(rig.tracker.counts().candidate, 1);
+}
+
+#[test]
+fn a_longer_packet_is_proved_or_refused_for_good() {
+    let (mut rig, entry) = flying(TCP);
+    let flow = rig.model.flow(entry.orig);
+    rig.model.set_state(flow, EntryState::Candidate);
+    rig.observe(Observation::Longer { flow, length: 4000 });
+    rig.prove(entry.orig, 4000);
+    assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, false));
+    rig.settle.pop();
+    rig.observe(Observation::Settled(flow));
+    // One that the kernel fragments or answers with an error never comes back: a shorter one does.
+    rig.model.set_state(flow, EntryState::Candidate);
+    rig.observe(Observation::Longer { flow, length: 9000 });
+    rig.prove(entry.orig, 1500);
+    assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, true));
+}
+
+#[test]
+fn a_duplicated_packet_keeps_the_direction_away_for_a_while() {
+    let (mut rig, entry) = (Rig::new(), masqueraded(UDP, 7));
+    rig.event(&entry);
+    rig.prove(entry.orig, 100);
+    let flow = rig.model.flow(entry.orig);
+    rig.observe(Observation::Duplicated(flow));
+    rig.observe(Observation::Settled(flow));
+    rig.prove(entry.orig, 100);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+    rig.pass(30_000);
+    rig.prove(entry.orig, 100);
+    assert_eq!(rig.state(entry.orig), EntryState::Holding);
+}
+
+#[test]
+fn a_direction_that_never_settles_goes_back() {
+    let (mut rig, entry) = (Rig::new(), masqueraded(UDP, 7));
+    rig.event(&entry);
+    rig.prove(entry.orig, 100);
+    rig.pass(300);
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+}
+
+#[test]
+fn a_full_table_leaves_new_connections_to_the_kernel() {
+    let mut rig = Rig::new();
+    rig.model.room = Some(2);
+    rig.event(&masqueraded(UDP, 1));
+    let mut other = masqueraded(UDP, 2);
+    (other.orig.sport, other.reply.dport) = (4001, 4001);
+    rig.event(&other);
+    assert_eq!((rig.model.entries.len(), rig.tracker.connections.len()), (2, 1));
+    assert_eq!(rig.tracker.stats().table_full, 1);
+}
+
+#[test]
+fn a_dump_brings_in_what_is_there_and_ends_what_is_not() {
+    let (mut rig, entry) = flying(TCP);
+    let mut other = masqueraded(UDP, 2);
+    (other.orig.sport, other.reply.dport) = (4001, 4001);
+    rig.tracker.dump_started();
+    rig.tracker.entry(rig.now, &other, Source::Dump, &mut rig.model);
+    rig.tracker.dump_finished(&mut rig.model);
+    assert_eq!(rig.tracker.connections.len(), 1);
+    assert!(rig.model.find(&Key::from_tuple(&entry.orig).expect("one family")).is_none());
+    // What an event tells of while the dump is under way is there, dumped or not.
+    rig.tracker.dump_started();
+    rig.event(&entry);
+    rig.event(&other);
+    rig.tracker.dump_finished(&mut rig.model);
+    assert_eq!(rig.tracker.connections.len(), 2);
+}
+
+#[test]
+fn one_way_traffic_counts_by_its_only_direction() {
+    let (mut rig, mut entry) = (Rig::new(), masqueraded(UDP, 7));
+    entry.status = Status::CONFIRMED | Status::SRC_NAT;
+    rig.event(&entry);
+    rig.prove(entry.orig, 1400);
+    let flow = rig.settle.pop().expect("to be settled");
+    rig.observe(Observation::Settled(flow));
+    assert_eq!(rig.tracker.counts(), Counts { software: 1, ..Counts::default() });
+}
+
+#[test]
+fn views_page_through_all_connections() {
+    let mut rig = Rig::new();
+    for n in 0..100_u16 {
+        let mut entry = masqueraded(UDP, u32::from(n));
+        (entry.orig.sport, entry.reply.dport) = (5000 + n, 5000 + n);
+        rig.event(&entry);
+    }
+    let (mut seen, mut cursor) = (Vec::new(), Some(0));
+    while let Some(at) = cursor {
+        let (page, next) = rig.tracker.page(rig.now, at, 7, &rig.model, |_| true);
+        assert!(page.len() <= 7);
+        seen.extend(page.iter().map(|c| c.orig.tuple.sport));
+        cursor = next;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (5000..5100).collect::<Vec<_>>());
+}

@@ -1,0 +1,193 @@
+//! What happens with time: entries kept alive, idle flows given back, proofs renewed.
+
+use dataplane::flow::{EntryState, FlowRef, Key, TCP};
+
+use super::{Action, Class, Dir, Millis, Plane, TICK, Tracker, Why};
+
+const fn flying(state: EntryState) -> bool {
+    matches!(state, EntryState::Software | EntryState::Probing)
+}
+
+/// Milliseconds from `then` to `now`; 0 if `then` is ahead.
+fn elapsed(now: Millis, then: u32) -> u32 {
+    let difference = (now as u32).wrapping_sub(then);
+    if difference.cast_signed() < 0 { 0 } else { difference }
+}
+
+impl Tracker {
+    /// Time has passed. To be called every [`TICK`] or so while there are connections.
+    pub fn tick(&mut self, now: Millis, plane: &mut impl Plane) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance((now / TICK) as u32, &mut fired);
+        for (due, index) in fired.drain(..) {
+            if self.connections.get(index).is_some_and(|c| c.due == due && c.flows.is_some()) {
+                self.serve(now, index, plane);
+            }
+        }
+        self.fired = fired;
+        self.sweep(now, plane);
+    }
+
+    /// The connection's timer has fired.
+    fn serve(&mut self, now: Millis, index: u32, plane: &mut impl Plane) {
+        let Some(flows) = self.connections[index].flows else { return };
+        for dir in Dir::BOTH {
+            self.serve_direction(now, index, dir, flows[dir as usize], plane);
+        }
+        let connection = &self.connections[index];
+        if connection.class() == Class::Closing {
+            if let (true, Some(key)) = (connection.established, plane.key(flows[0])) {
+                let zones = connection.zones;
+                self.actions.push(Action::Ask { tuple: key.tuple(), zones });
+                self.arm(index, now + 10 * u64::from(self.timing.closing_check));
+            }
+            return;
+        }
+        if !connection.directions.iter().any(|d| flying(d.state)) {
+            return self.arm_next(now, index, plane);
+        }
+        let idle = self.idle(now, index, plane);
+        if idle >= self.idle_after(index) {
+            return self.give_back(now, index, idle, plane);
+        }
+        if elapsed(now, self.connections[index].refreshed) >= self.refresh_every(index) {
+            self.hold_entry(now, index, plane);
+        }
+        self.arm_next(now, index, plane);
+    }
+
+    fn serve_direction(&mut self, now: Millis, index: u32, dir: Dir, flow: FlowRef, plane: &mut impl Plane) {
+        self.adopt(now, index, dir, flow, plane);
+        let direction = self.connections[index].directions[dir as usize];
+        let age = elapsed(now, direction.since);
+        match direction.state {
+            EntryState::Holding if Millis::from(age) >= Self::SETTLE => self.lost(now, flow, plane),
+            EntryState::Software
+                if age >= self.timing.reprove_every
+                    && plane.transition(flow, EntryState::Software, EntryState::Probing) =>
+            {
+                self.note(now, index, dir, EntryState::Probing, Why::Reproving);
+            }
+            // Packets flew since, and none of them was the probe or the probe was not answered.
+            EntryState::Probing
+                if direction.why == Why::Changed
+                    && now >= self.changed_at + Millis::from(self.timing.revalidate_within)
+                    && elapsed(now, plane.counters(flow).last_seen) < age =>
+            {
+                self.stats.deadline_missed += 1;
+                plane.set_state(flow, EntryState::Candidate);
+                self.note(now, index, dir, EntryState::Candidate, Why::Changed);
+            }
+            _ => {}
+        }
+    }
+
+    /// How long no packet of the connection has flown, in milliseconds.
+    fn idle(&self, now: Millis, index: u32, plane: &impl Plane) -> u32 {
+        let connection = &self.connections[index];
+        let Some(flows) = connection.flows else { return 0 };
+        let idle = |dir: Dir| {
+            let (direction, counters) =
+                (&connection.directions[dir as usize], plane.counters(flows[dir as usize]));
+            let proved = elapsed(now, direction.since);
+            if counters.packets == 0 || !flying(direction.state) {
+                return if direction.why == Why::Proved { proved } else { u32::MAX };
+            }
+            let seen = elapsed(now, counters.last_seen);
+            if direction.why == Why::Proved { seen.min(proved) } else { seen }
+        };
+        idle(Dir::Orig).min(idle(Dir::Reply)).min(elapsed(now, connection.born))
+    }
+
+    /// What the kernel's timeout would be after a packet, in seconds.
+    fn protocol_timeout(&self, index: u32) -> u32 {
+        let connection = &self.connections[index];
+        match (connection.timeout_s, connection.proto, connection.replied) {
+            (0, TCP, _) => self.timing.tcp_established_s,
+            (0, _, true) => self.timing.udp_stream_s,
+            (0, _, false) => self.timing.udp_s,
+            (told, ..) => told,
+        }
+    }
+
+    fn idle_after(&self, index: u32) -> u32 {
+        // Early enough to hand the rest of a short timeout over to the kernel.
+        self.timing.idle_after.min(self.protocol_timeout(index).saturating_mul(500)).max(500)
+    }
+
+    fn refresh_every(&self, index: u32) -> u32 {
+        // A packet that goes through the kernel sets the protocol's own timeout, which may be shorter.
+        self.timing.refresh_every.min(self.protocol_timeout(index).saturating_mul(300)).max(300)
+    }
+
+    /// Keeps the kernel's entry alive while packets pass it by.
+    pub(super) fn hold_entry(&mut self, now: Millis, index: u32, plane: &impl Plane) {
+        self.set_timeout(index, self.timing.hold, plane);
+        let connection = &mut self.connections[index];
+        connection.held = true;
+        connection.refreshed = now as u32;
+    }
+
+    fn set_timeout(&mut self, index: u32, timeout_s: u32, plane: &impl Plane) {
+        let connection = &self.connections[index];
+        let Some(orig) = connection.flows.and_then(|flows| plane.key(flows[0])).map(|key: Key| key.tuple())
+        else {
+            return;
+        };
+        self.actions.push(Action::Timeout { orig, zones: connection.zones, timeout_s });
+        self.stats.refreshes += 1;
+    }
+
+    /// An idle flow goes back to the kernel, with the timeout that it would have had.
+    fn give_back(&mut self, now: Millis, index: u32, idle: u32, plane: &mut impl Plane) {
+        let Some(flows) = self.connections[index].flows else { return };
+        for dir in Dir::BOTH {
+            let flow = flows[dir as usize];
+            if flying(self.connections[index].directions[dir as usize].state) {
+                plane.set_state(flow, EntryState::Candidate);
+                self.note(now, index, dir, EntryState::Candidate, Why::Idle);
+            }
+        }
+        let left = self.protocol_timeout(index).saturating_sub(idle.div_ceil(1000)).max(1);
+        self.set_timeout(index, left, plane);
+        self.connections[index].held = false;
+    }
+
+    /// Arms the connection's timer for what comes next.
+    pub(super) fn arm_next(&mut self, now: Millis, index: u32, plane: &impl Plane) {
+        let connection = &self.connections[index];
+        let mut wait = u32::MAX;
+        for direction in &connection.directions {
+            let age = elapsed(now, direction.since);
+            match direction.state {
+                EntryState::Holding => wait = wait.min((Self::SETTLE as u32).saturating_sub(age)),
+                EntryState::Software => wait = wait.min(self.timing.reprove_every.saturating_sub(age)),
+                EntryState::Probing if direction.why == Why::Changed => {
+                    let deadline = self.changed_at + Millis::from(self.timing.revalidate_within);
+                    if deadline > now {
+                        wait = wait.min((deadline - now) as u32);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if connection.directions.iter().any(|d| flying(d.state)) {
+            let idle = self.idle(now, index, plane);
+            wait = wait.min(self.idle_after(index).saturating_sub(idle));
+            wait = wait.min(self.refresh_every(index).saturating_sub(elapsed(now, connection.refreshed)));
+        }
+        if wait < u32::MAX {
+            self.arm(index, now + Millis::from(wait).max(TICK));
+        }
+    }
+
+    /// Arms the connection's timer, unless it fires sooner.
+    pub(super) fn arm_within(&mut self, index: u32, now: Millis, wait: Millis) {
+        let tick = ((now + wait) / TICK) as u32;
+        let armed = self.connections[index].due;
+        let pending = armed.wrapping_sub((now / TICK) as u32).cast_signed() > 0;
+        if !pending || tick.wrapping_sub(armed).cast_signed() < 0 {
+            self.arm(index, now + wait);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Connections as the user sees them.
+
+use dataplane::flow::{FiveTuple, TCP};
+
+use super::connection::{Class, Connection};
+use super::{Dir, DirectionCounters, Millis, Plane, Tracker, Why};
+
+/// How many connections are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// In the kernel.
+    pub candidate: u32,
+    /// On workers.
+    pub software: u32,
+    /// On workers, proving themselves again.
+    pub probing: u32,
+    /// In the kernel for their last segments.
+    pub closing: u32,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectionView {
+    /// conntrack's tuple.
+    pub tuple: FiveTuple,
+    /// What flew.
+    pub counters: DirectionCounters,
+    /// Ingress and egress port, if it was ever proved.
+    pub ports: Option<(u16, u16)>,
+    /// The state's name.
+    pub state: &'static str,
+    /// Why it is in this state.
+    pub why: Why,
+}
+
+/// A connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionView {
+    /// conntrack's id.
+    pub id: u32,
+    /// conntrack's zone.
+    pub zone: u16,
+    /// conntrack's mark.
+    pub mark: u32,
+    /// The original direction.
+    pub orig: DirectionView,
+    /// The reply direction.
+    pub reply: DirectionView,
+    /// The state's name: that of its slower direction.
+    pub state: &'static str,
+    /// Why it is in this state.
+    pub why: Why,
+    /// Milliseconds since Flyover knows it.
+    pub age: u64,
+    /// Milliseconds since its last packet flew; `None` if none did.
+    pub idle: Option<u64>,
+}
+
+impl ConnectionView {
+    /// `tcp` or `udp`.
+    pub const fn proto(&self) -> &'static str {
+        if self.orig.tuple.proto == TCP { "tcp" } else { "udp" }
+    }
+}
+
+const fn name(class: Class) -> &'static str {
+    match class {
+        Class::Candidate => "candidate",
+        Class::Software => "software",
+        Class::Probing => "probing",
+        Class::Closing => "closing",
+    }
+}
+
+impl Tracker {
+    /// How many connections are in which state.
+    pub const fn counts(&self) -> Counts {
+        let [candidate, software, probing, closing] = self.counts;
+        Counts { candidate, software, probing, closing }
+    }
+
+    /// Up to `limit` connections from `cursor` on, and the cursor for those that follow; 0 begins,
+    /// `None` ends.
+    pub fn page(
+        &self,
+        now: Millis,
+        cursor: usize,
+        limit: usize,
+        plane: &impl Plane,
+        mut wanted: impl FnMut(&ConnectionView) -> bool,
+    ) -> (Vec<ConnectionView>, Option<usize>) {
+        let mut page = Vec::new();
+        // Bounded work a call, whatever the filter lets through.
+        let end = self.connections.span().min(cursor.saturating_add(limit.saturating_mul(16).max(1024)));
+        for index in cursor..end {
+            if page.len() >= limit {
+                return (page, Some(index));
+            }
+            let view = self.connections.get(index as u32).and_then(|c| self.view(now, c, plane));
+            page.extend(view.filter(&mut wanted));
+        }
+        (page, (end < self.connections.span()).then_some(end))
+    }
+
+    fn view(&self, now: Millis, connection: &Connection, plane: &impl Plane) -> Option<ConnectionView> {
+        let flows = connection.flows?;
+        let direction = |dir: Dir| {
+            let (flow, direction) = (flows[dir as usize], &connection.directions[dir as usize]);
+            Some(DirectionView {
+                tuple: plane.key(flow)?.tuple(),
+                counters: plane.counters(flow),
+                ports: if direction.ever_proved { plane.ports(flow) } else { None },
+                state: direction.state.name(),
+                why: direction.why,
+            })
+        };
+        let (orig, reply) = (direction(Dir::Orig)?, direction(Dir::Reply)?);
+        let age = |then: u32| u64::from((now as u32).wrapping_sub(then).cast_signed().max(0).cast_unsigned());
+        let idle =
+            [orig.counters, reply.counters].iter().filter(|c| c.packets > 0).map(|c| age(c.last_seen)).min();
+        Some(ConnectionView {
+            id: connection.id,
+            zone: connection.zones.orig,
+            mark: connection.mark,
+            orig,
+            reply,
+            state: name(connection.class()),
+            why: connection.slower().why,
+            age: age(connection.born),
+            idle,
+        })
+    }
+}
