@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use dpdk_sys as sys;
-use nix::errno::Errno;
 
 use super::eal::{self, Running};
-use super::{Burst, Mbuf, thread};
+use super::error::Cause;
+use super::{Burst, Mbuf, log, thread};
 
 /// Why a pool can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +26,14 @@ pub enum MempoolError {
     DataRoom(u16),
     /// DPDK refused: `ENOMEM` (not enough memory), `EEXIST` (the name is taken), `ENAMETOOLONG`, `EINVAL` (a cache of
     /// more than 512, or of more than two thirds of the pool).
-    #[error("the pool {name} of {count} packet buffers: {errno}")]
+    #[error("the pool {name} of {count} packet buffers: {cause}")]
     Refused {
         /// The pool's name.
         name: String,
         /// The buffers asked for.
         count: u32,
         /// Why.
-        errno: Errno,
+        cause: Cause,
     },
 }
 
@@ -76,12 +76,18 @@ impl Mempool {
         let headroom = u16::try_from(sys::SHIM_PKTMBUF_HEADROOM).unwrap_or(u16::MAX);
         let room = data_room.checked_add(headroom).ok_or(MempoolError::DataRoom(data_room))?;
         let socket = socket.and_then(|s| i32::try_from(s).ok()).unwrap_or(-1);
-        // SAFETY: EAL is up; the name is copied by the call; DPDK checks the numbers.
-        let pool = unsafe { sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, socket) };
-        let Some(pool) = NonNull::new(pool) else {
+        let mut pool = None;
+        let (ret, lines) = log::capture(|| {
+            // SAFETY: EAL is up; the name is copied by the call; DPDK checks the numbers.
+            let made =
+                unsafe { sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, socket) };
+            pool = NonNull::new(made);
             // SAFETY: reads this thread's rte_errno.
-            let errno = Errno::from_raw(unsafe { sys::shim_errno() });
-            return Err(MempoolError::Refused { name: name.to_owned(), count, errno });
+            if pool.is_some() { 0 } else { -unsafe { sys::shim_errno() } }
+        });
+        let Some(pool) = pool else {
+            let cause = Cause::from_return(ret, lines);
+            return Err(MempoolError::Refused { name: name.to_owned(), count, cause });
         };
         Ok(Self { inner: Arc::new(Inner { pool, data_room, running: ManuallyDrop::new(running) }) })
     }

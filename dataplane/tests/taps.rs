@@ -1,0 +1,165 @@
+//! The kernel's side of a port, in namespaces of the test's own.
+
+mod common;
+
+use std::env;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Netns, interfaces, wait_for};
+use dataplane::dpdk::{Tap, TapError, TapOptions};
+
+const SINGLE: TapOptions = TapOptions { multi_queue: false };
+const MULTI: TapOptions = TapOptions { multi_queue: true };
+
+#[test]
+fn errors_tell_what_to_do() {
+    if !common::privileged("errors_tell_what_to_do") {
+        return;
+    }
+    let ns = Netns::new();
+    ns.ip("link add dummy-or-veth type veth peer name other-end");
+    ns.ip("tuntap add dev layer3 mode tun");
+    ns.run(|| {
+        assert!(matches!(Tap::open("sixteen-letters!", SINGLE), Err(TapError::Name(_))));
+        assert!(matches!(Tap::open("lo", SINGLE), Err(TapError::NotATap(_))));
+        assert!(matches!(Tap::open("dummy-or-veth", SINGLE), Err(TapError::NotATap(_))));
+        assert!(matches!(Tap::open("layer3", SINGLE), Err(TapError::NotATap(_))));
+        for options in [SINGLE, MULTI] {
+            let first = Tap::open("wan0", options).expect("opens");
+            let second = Tap::open("wan0", options).expect_err("is open");
+            assert!(matches!(second, TapError::Busy(_)), "{options:?}: {second}");
+            drop(first);
+        }
+    });
+    for (made, wanted) in [(SINGLE, MULTI), (MULTI, SINGLE)] {
+        ns.run(|| Tap::open("wan0", made).expect("opens").set_persistent(true).expect("persists"));
+        let error = ns.run(|| Tap::open("wan0", wanted)).expect_err("another mode");
+        assert!(
+            matches!(&error, TapError::QueueMode { multi_queue, .. } if *multi_queue == made.multi_queue)
+        );
+        assert!(error.to_string().ends_with("`ip link del wan0`"), "{error}");
+        ns.ip("link del wan0");
+    }
+}
+
+#[test]
+fn without_privileges_it_says_so() {
+    const INSIDE: &str = "TAPS_TEST_WITHOUT_NET_ADMIN";
+    if env::var_os(INSIDE).is_some() {
+        let error = Tap::open("wan0", SINGLE);
+        assert!(matches!(error, Err(TapError::NotPermitted(_))), "{error:?}");
+        return;
+    }
+    if !common::privileged("without_privileges_it_says_so") {
+        return;
+    }
+    let inside = Netns::new().run(|| {
+        Command::new("setpriv")
+            .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+            .arg(env::current_exe().expect("path of the test binary"))
+            .args(["--exact", "without_privileges_it_says_so"])
+            .env(INSIDE, "1")
+            .output()
+            .expect("setpriv runs")
+    });
+    assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stdout));
+}
+
+#[test]
+fn a_twin_keeps_its_addresses_across_a_restart() {
+    if !common::privileged("a_twin_keeps_its_addresses_across_a_restart") {
+        return;
+    }
+    let ns = Netns::new();
+    let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens");
+    assert!(twin.created());
+    twin.set_persistent(true).expect("persists");
+    twin.set_mac([2, 0, 0, 0, 0, 7]).expect("mac");
+    twin.set_mtu(1400).expect("mtu");
+    ns.ip("addr add 192.0.2.1/24 dev wan0");
+    ns.ip("link set wan0 up");
+    ns.ip("route add 198.51.100.0/24 via 192.0.2.2");
+    let index = twin.index().expect("index");
+    drop(twin);
+    let state = |what: &str| ns.ip(what);
+    assert!(state("addr show dev wan0").contains("192.0.2.1/24"));
+
+    let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens again");
+    assert!(!twin.created());
+    assert_eq!(twin.index().expect("index"), index);
+    assert_eq!(twin.mac().expect("mac"), [2, 0, 0, 0, 0, 7]);
+    assert_eq!(twin.mtu().expect("mtu"), 1400);
+    assert!(twin.is_up().expect("flags"));
+    assert!(state("addr show dev wan0").contains("192.0.2.1/24"));
+    assert!(state("route show").contains("198.51.100.0/24 via 192.0.2.2"));
+    twin.set_persistent(false).expect("no longer");
+    drop(twin);
+    assert!(!ns.run(interfaces).contains(&"wan0".to_owned()));
+}
+
+#[test]
+fn frames_pass_on_every_queue() {
+    if !common::privileged("frames_pass_on_every_queue") {
+        return;
+    }
+    let ns = Netns::new();
+    let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens");
+    let second = ns.run(|| twin.open_queue()).expect("a second queue");
+    assert!(!second.created() && second.name() == "wan0");
+    ns.ip("addr add 192.0.2.1/24 dev wan0");
+    ns.ip("link set wan0 up");
+    ns.ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev wan0 nud permanent");
+    let mut frame = [0; 2048];
+    assert_eq!(twin.write(&[0; 5]).map_err(|e| e.kind()), Err(io::ErrorKind::InvalidInput), "not a frame");
+
+    let socket = ns.run(|| UdpSocket::bind("192.0.2.1:4000")).expect("binds");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+    for port in 5000..5040u16 {
+        socket.send_to(b"ping", ("192.0.2.2", port)).expect("sends");
+        let (len, queue) = wait_for(Duration::from_secs(5), || {
+            [&twin, &second].into_iter().find_map(|queue| {
+                loop {
+                    let len = queue.read(&mut frame).ok()?;
+                    if frame.get(36..38) == Some(&port.to_be_bytes()) {
+                        return Some((len, queue));
+                    }
+                }
+            })
+        })
+        .expect("the frame");
+        for (a, b, len) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
+            for byte in 0..len {
+                frame.swap(a + byte, b + byte);
+            }
+        }
+        assert_eq!(queue.write(&frame[..len]).expect("writes"), len);
+        let mut answer = [0; 16];
+        assert_eq!(socket.recv(&mut answer).expect("the answer"), 4);
+    }
+    assert_eq!(twin.read(&mut frame).map_err(|e| e.kind()), Err(io::ErrorKind::WouldBlock));
+
+    // The kernel's operational state follows carrier a moment later.
+    for carrier in [false, true] {
+        twin.set_carrier(carrier).expect("carrier");
+        assert_eq!(ns.ip("link show dev wan0").contains("NO-CARRIER"), !carrier);
+        let follows = wait_for(Duration::from_secs(5), || (twin.is_running().ok()? == carrier).then_some(()));
+        assert!(follows.is_some(), "carrier {carrier}");
+    }
+    ns.ip("link set wan0 down");
+    assert_eq!(twin.write(&frame[..60]).expect_err("down").raw_os_error(), Some(libc::EIO));
+    let _: std::os::fd::BorrowedFd<'_> = twin.as_fd();
+}
+
+#[test]
+fn a_single_queue_is_all_there_is() {
+    if !common::privileged("a_single_queue_is_all_there_is") {
+        return;
+    }
+    let ns = Netns::new();
+    let twin = ns.run(|| Tap::open("wan0", SINGLE)).expect("opens");
+    assert!(matches!(ns.run(|| twin.open_queue()), Err(TapError::TooManyQueues(_))));
+}
