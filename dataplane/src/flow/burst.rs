@@ -1,10 +1,10 @@
 //! The stages of a burst's lookup that use the processor's vector and AES instructions, chosen once.
 #![allow(unsafe_code)]
 
-use super::arena::{Arena, Lookup, MAX_BURST, Probe};
+use super::arena::{Arena, Lookup, MAX_BURST, NOWHERE, Probe, lowest};
 use super::entry::Line;
 use super::hash::{HashKey, HashMethod, Sip};
-use super::tags::{MatchMethod, Words, prefetch};
+use super::tags::{GROUP, MatchMethod, Words, prefetch};
 
 /// The best code that this processor can run.
 #[derive(Debug)]
@@ -112,41 +112,55 @@ fn has_avx2() -> bool {
 
 #[inline(always)]
 unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
-    let lines = arena.lines();
-    let tags = arena.tags.as_ptr();
+    let (tags, groups) = (arena.tags.as_ptr(), arena.groups());
     lookup.len = keys.len().min(MAX_BURST);
     for (key, slot) in keys.iter().zip(&mut lookup.hashes) {
         // SAFETY: the caller has what H needs.
         let hash = unsafe { L::hash::<H>(&arena.secret, key) };
         *slot = hash;
-        prefetch(tags.wrapping_add(Probe::new(hash, lines).home));
+        prefetch(tags.wrapping_add(Probe::new(hash, groups).home()));
     }
 }
 
 #[inline(always)]
 unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup) {
-    let lines = arena.lines();
-    let entries = arena.entries.as_ptr();
+    let (entries, groups) = (arena.entries.as_ptr(), arena.groups());
     lookup.away_len = 0;
     for position in 0..lookup.len.min(MAX_BURST) {
-        let probe = Probe::new(lookup.hashes[position], lines);
-        // SAFETY: `home` is below `lines`, the number of tag lines; buckets are two bits; the caller has what M needs.
-        let mask = unsafe {
-            let line = arena.tags.get_unchecked(probe.home);
-            M::matches(line, probe.buckets[0], probe.buckets[1], probe.tag)
-        };
-        lookup.masks[position] = mask;
+        let probe = Probe::new(lookup.hashes[position], groups);
+        // SAFETY: `home` is below `groups`, the length of `tags`; the caller has what M needs.
+        let mask = unsafe { M::matches(arena.tags.get_unchecked(probe.home()), probe.tag()) };
+        lookup.others[position] = mask & mask.wrapping_sub(1);
         if mask == 0 {
-            if arena.has_strays(probe.home) {
-                arena.prefetch_away(&probe);
-                lookup.away[lookup.away_len % MAX_BURST] = position as u8;
-                lookup.away_len += 1;
-            }
-        } else {
-            // Two slots may have the tag; mostly this is the same line twice, which costs next to nothing.
-            L::prefetch_at(entries.wrapping_add(probe.lowest(probe.home, mask)));
-            L::prefetch_at(entries.wrapping_add(probe.highest(probe.home, mask)));
+            seek_stray(arena, probe, position, lookup);
+            continue;
         }
+        let first = lowest(probe.home(), mask);
+        lookup.first[position] = first as u32;
+        L::prefetch_at(entries.wrapping_add(first));
+        // Where several slots have the tag the last is asked for as well. Mostly it is the same line once more,
+        // which costs less than a branch that can't be foreseen.
+        L::prefetch_at(entries.wrapping_add(probe.home() * GROUP + (mask.ilog2() as usize)));
+    }
+}
+
+/// Nothing at home: the key is in the sibling, away, or not in the table.
+#[cold]
+#[inline(never)]
+fn seek_stray<L: Line>(arena: &Arena<L>, probe: Probe, position: usize, lookup: &mut Lookup) {
+    lookup.first[position] = NOWHERE;
+    if !arena.has_strays(probe.home()) {
+        return;
+    }
+    let mask = arena.tags.get(probe.sibling()).map_or(0, |tags| tags.matches(probe.tag()));
+    if mask == 0 {
+        prefetch(arena.tags.as_ptr().wrapping_add(probe.away()));
+        lookup.away[lookup.away_len % MAX_BURST] = position as u8;
+        lookup.away_len += 1;
+    } else {
+        let first = lowest(probe.sibling(), mask);
+        lookup.first[position] = first as u32;
+        L::prefetch_at(arena.entries.as_ptr().wrapping_add(first));
     }
 }
 

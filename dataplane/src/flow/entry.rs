@@ -92,10 +92,6 @@ pub(crate) trait Line: Zeroed {
     /// Asks for all the entry's lines. A hint: any address will do.
     fn prefetch_at(entry: *const Self);
 
-    fn prefetch(&self) {
-        Self::prefetch_at(self);
-    }
-
     fn status(&self) -> &Status;
     fn matches(&self, key: &Self::Key) -> bool;
     fn key(&self) -> Self::Key;

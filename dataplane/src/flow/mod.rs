@@ -11,10 +11,14 @@ mod hash;
 mod intern;
 mod key;
 mod limbo;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod qsbr;
 mod region;
 mod slot;
 mod state;
+#[cfg(all(test, not(loom)))]
+mod stress;
 mod sync;
 mod table;
 mod tags;

@@ -15,12 +15,23 @@ impl Slot {
     /// The most slots that one family can have.
     pub(crate) const MAX: usize = (IPV6 - 2) as usize;
 
+    #[inline]
     pub(crate) const fn v4(index: u32) -> Self {
-        Self(NonZeroU32::MIN.saturating_add(index & !IPV6))
+        Self::numbered(index & !IPV6)
     }
 
+    #[inline]
     pub(crate) const fn v6(index: u32) -> Self {
-        Self(NonZeroU32::MIN.saturating_add(index & !IPV6 | IPV6))
+        Self::numbered(index | IPV6)
+    }
+
+    #[inline]
+    const fn numbered(number: u32) -> Self {
+        match NonZeroU32::new(number.wrapping_add(1)) {
+            Some(bits) => Self(bits),
+            // Not for indices up to MAX.
+            None => Self(NonZeroU32::MAX),
+        }
     }
 
     /// Whether the slot is of an IPv6 entry.

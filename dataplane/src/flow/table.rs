@@ -9,7 +9,6 @@ use super::arena::{Arena, Lookup};
 use super::burst::Kernel;
 use super::entry::{Entry, Entry4, Entry6, EntryView, Line, Line4, Line6};
 use super::region::{PageKind, Placement};
-use super::tags::LINE;
 use super::{FlowRef, Key, Key4, Key6, Qsbr, Slot, TableWriter};
 
 /// How large a table is and where it lies.
@@ -62,17 +61,12 @@ impl FlowTable {
     pub fn create(config: TableConfig) -> Result<(Arc<Self>, TableWriter), TableError> {
         let six = config.connections.saturating_mul(usize::from(config.ipv6_share.min(100))).div_ceil(100);
         let too_large = || TableError::TooLarge(config.connections);
-        let lines = |connections: usize| {
-            let lines = Arena::<Line4>::lines_for(connections.checked_mul(2)?);
-            lines.checked_mul(LINE).is_some_and(|slots| slots <= Slot::MAX).then_some(lines)
+        let groups = |connections: usize| {
+            connections.checked_mul(2).and_then(Arena::<Line4>::groups_for).ok_or_else(too_large)
         };
         let table = Self {
-            v4: Arena::new(
-                lines(config.connections).ok_or_else(too_large)?,
-                config.placement,
-                Kernel::detect(),
-            )?,
-            v6: Arena::new(lines(six).ok_or_else(too_large)?, config.placement, Kernel::detect())?,
+            v4: Arena::new(groups(config.connections)?, config.placement, Kernel::detect())?,
+            v6: Arena::new(groups(six)?, config.placement, Kernel::detect())?,
             qsbr: Arc::new(Qsbr::new()),
         };
         let table = Arc::new(table);
@@ -135,8 +129,8 @@ impl FlowTable {
     /// Looks up a single key. For threads that see a packet now and then.
     pub fn lookup(&self, key: &Key) -> Option<Slot> {
         match key {
-            Key::V4(key) => self.v4.find(key).map(|index| Slot::v4(index as u32)),
-            Key::V6(key) => self.v6.find(key).map(|index| Slot::v6(index as u32)),
+            Key::V4(key) => self.v4.find(key, self.v4.probe(key)).map(|index| Slot::v4(index as u32)),
+            Key::V6(key) => self.v6.find(key, self.v6.probe(key)).map(|index| Slot::v6(index as u32)),
         }
     }
 

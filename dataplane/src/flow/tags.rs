@@ -1,29 +1,29 @@
-//! Tags: one byte a slot that says whether a lookup may find its key there, compared many at a time.
+//! Tags: one byte a slot that says whether a lookup may find its key there, compared 32 at a time.
 //!
-//! A cache line holds the tags of 64 slots, in four buckets of 16. Workers load them with vector instructions while
-//! the writer stores words; both go through atomics or through assembly, so that no compiler may assume them still.
+//! Workers load them with vector instructions while the writer stores words; both go through atomics or through
+//! assembly, so that no compiler may assume them still.
 #![allow(unsafe_code)]
 
 use super::region::Zeroed;
 use super::sync::{AtomicU64, Ordering};
 
-/// Slots in a bucket.
-pub(crate) const BUCKET: usize = 16;
-/// Buckets in a line of tags.
-pub(crate) const BUCKETS: usize = 4;
-/// Slots whose tags share a cache line.
-pub(crate) const LINE: usize = BUCKET * BUCKETS;
+/// Slots in a group: their tags fill half a cache line and one AVX2 register.
+#[cfg(not(loom))]
+pub(crate) const GROUP: usize = 32;
+/// Fewer for loom, which walks through every order of every access.
+#[cfg(loom)]
+pub(crate) const GROUP: usize = 8;
 
-/// The tags of 64 slots; two words a bucket, lowest byte first.
+/// The tags of one group of slots, lowest byte of the first word first.
 #[derive(Debug, Default)]
-#[cfg_attr(not(loom), repr(C, align(64)))]
-pub(crate) struct TagLine([AtomicU64; LINE / 8]);
+#[cfg_attr(not(loom), repr(C, align(32)))]
+pub(crate) struct TagGroup([AtomicU64; GROUP / 8]);
 
 // SAFETY: atomic integers, whose default is 0.
-unsafe impl Zeroed for TagLine {}
+unsafe impl Zeroed for TagGroup {}
 
-impl TagLine {
-    /// The tag of a slot of this line, 0 if nothing is there.
+impl TagGroup {
+    /// The tag of a slot of this group, 0 if nothing is there.
     pub(crate) fn get(&self, slot: usize) -> u8 {
         (self.0[slot / 8].load(Ordering::Acquire) >> (slot % 8 * 8)) as u8
     }
@@ -34,34 +34,34 @@ impl TagLine {
         let others = word.load(Ordering::Relaxed) & !(0xff << shift);
         word.store(others | u64::from(tag) << shift, Ordering::Release);
     }
+
+    /// Bit `i` says that slot `i` has the tag. The loads are relaxed: an acquire fence must follow before entries
+    /// are read.
+    #[inline]
+    pub(crate) fn matches(&self, tag: u8) -> u32 {
+        let words = self.0.iter().enumerate();
+        words.fold(0, |mask, (index, word)| {
+            mask | equal_bytes(word.load(Ordering::Relaxed), tag) << (8 * index)
+        })
+    }
 }
 
-/// A way to compare the tags of two buckets of a line with one tag.
+/// A way to compare the tags of a group with one tag.
 pub(crate) trait MatchMethod {
-    /// Bit `i` of the lower 16 says that slot `i` of bucket `first` has the tag; the upper 16 are for `second`.
-    /// The loads are relaxed: an acquire fence must follow before entries are read.
+    /// The same as [`TagGroup::matches`].
     ///
     /// # Safety
-    /// The buckets are below [`BUCKETS`], and the processor has what the implementation needs.
-    unsafe fn matches(line: &TagLine, first: usize, second: usize, tag: u8) -> u32;
+    /// The processor has what the implementation needs.
+    unsafe fn matches(group: &TagGroup, tag: u8) -> u32;
 }
 
 /// Words of eight tags: for every processor, loom and miri.
 pub(crate) struct Words;
 
-impl Words {
-    /// [`MatchMethod::matches`], which for words is safe.
-    pub(crate) fn find(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
-        let word = |index: usize| equal_bytes(line.0[index].load(Ordering::Relaxed), tag);
-        let bucket = |index: usize| word(2 * index) | word(2 * index + 1) << 8;
-        bucket(first) | bucket(second) << 16
-    }
-}
-
 impl MatchMethod for Words {
     #[inline(always)]
-    unsafe fn matches(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
-        Self::find(line, first, second, tag)
+    unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
+        group.matches(tag)
     }
 }
 
@@ -85,59 +85,54 @@ mod simd {
     use core::arch::asm;
     use core::arch::x86_64::*;
 
-    /// Both buckets in one register. Needs `avx2`.
+    /// One register. Needs `avx2`.
     pub(crate) struct Avx2;
 
     impl MatchMethod for Avx2 {
         #[inline(always)]
-        unsafe fn matches(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
+        unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
             // SAFETY: passed on to the caller.
-            unsafe { matches_avx2(line, first, second, tag) }
+            unsafe { matches_avx2(group, tag) }
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn matches_avx2(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
-        let base = line.0.as_ptr();
-        let tags: __m256i;
-        // SAFETY: buckets are 16 aligned bytes inside the line. To the abstract machine the assembly is relaxed
-        // loads of four AtomicU64: aligned vector loads don't tear within 8 bytes.
+    unsafe fn matches_avx2(group: &TagGroup, tag: u8) -> u32 {
+        let equal: __m256i;
+        // SAFETY: a group is 32 aligned bytes. To the abstract machine the assembly is relaxed loads of its four
+        // AtomicU64: aligned vector loads don't tear within 8 bytes.
         unsafe {
             asm!(
-                "vmovdqa {tags:x}, [{first}]",
-                "vinserti128 {tags}, {tags}, [{second}], 1",
-                tags = out(ymm_reg) tags,
-                first = in(reg) base.add(2 * first),
-                second = in(reg) base.add(2 * second),
+                "vpcmpeqb {equal}, {tag}, [{group}]",
+                equal = lateout(ymm_reg) equal,
+                tag = in(ymm_reg) _mm256_set1_epi8(tag as i8),
+                group = in(reg) group.0.as_ptr(),
                 options(nostack, readonly, preserves_flags)
             );
         }
-        _mm256_movemask_epi8(_mm256_cmpeq_epi8(tags, _mm256_set1_epi8(tag as i8))) as u32
+        _mm256_movemask_epi8(equal) as u32
     }
 
-    /// A register a bucket. Needs nothing: SSE2 is part of x86-64.
+    /// Two registers. Needs nothing: SSE2 is part of x86-64.
     pub(crate) struct Sse2;
 
     impl MatchMethod for Sse2 {
         #[inline(always)]
-        unsafe fn matches(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
-            let base = line.0.as_ptr();
-            // SAFETY: as for Avx2.
+        unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
+            // SAFETY: SSE2 is part of x86-64; otherwise as for Avx2.
             unsafe {
-                let (a, b): (__m128i, __m128i);
+                let tag = _mm_set1_epi8(tag as i8);
+                let (mut low, mut high) = (tag, tag);
                 asm!(
-                    "movdqa {a}, [{first}]",
-                    "movdqa {b}, [{second}]",
-                    a = out(xmm_reg) a,
-                    b = out(xmm_reg) b,
-                    first = in(reg) base.add(2 * first),
-                    second = in(reg) base.add(2 * second),
+                    "pcmpeqb {low}, [{group}]",
+                    "pcmpeqb {high}, [{group} + 16]",
+                    low = inout(xmm_reg) low,
+                    high = inout(xmm_reg) high,
+                    group = in(reg) group.0.as_ptr(),
                     options(nostack, readonly, preserves_flags)
                 );
-                let tag = _mm_set1_epi8(tag as i8);
-                let bits = |tags| _mm_movemask_epi8(_mm_cmpeq_epi8(tags, tag)) as u32;
-                bits(a) | bits(b) << 16
+                (_mm_movemask_epi8(low) | _mm_movemask_epi8(high) << 16) as u32
             }
         }
     }
@@ -163,35 +158,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_method_finds_the_same(
-            tags in proptest::collection::vec(0u8..4, LINE),
-            first in 0..BUCKETS,
-            second in 0..BUCKETS,
-            tag in 0u8..4,
-        ) {
-            let line = TagLine::default();
+        fn every_method_finds_the_same(tags in proptest::collection::vec(0u8..4, GROUP), tag in 0u8..4) {
+            let group = TagGroup::default();
             for (slot, tag) in tags.iter().enumerate() {
-                line.set(slot, *tag);
+                group.set(slot, *tag);
             }
-            let expected = [first, second].iter().enumerate().fold(0, |mask, (half, bucket)| {
-                (0..BUCKET).filter(|i| line.get(bucket * BUCKET + i) == tag).fold(mask, |m, i| m | 1 << (half * 16 + i))
-            });
-            // SAFETY: the buckets are in range.
-            prop_assert_eq!(unsafe { Words::matches(&line, first, second, tag) }, expected);
+            let expected = (0..GROUP).filter(|slot| tags[*slot] == tag).fold(0, |mask, slot| mask | 1 << slot);
+            prop_assert_eq!(group.matches(tag), expected);
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             {
-                // SAFETY: the buckets are in range.
-                prop_assert_eq!(unsafe { Sse2::matches(&line, first, second, tag) }, expected);
+                // SAFETY: SSE2 is part of x86-64.
+                prop_assert_eq!(unsafe { Sse2::matches(&group, tag) }, expected);
                 if is_x86_feature_detected!("avx2") {
-                    #[target_feature(enable = "avx2")]
-                    unsafe fn avx2(line: &TagLine, first: usize, second: usize, tag: u8) -> u32 {
-                        // SAFETY: the caller has avx2 and buckets in range.
-                        unsafe { Avx2::matches(line, first, second, tag) }
-                    }
                     // SAFETY: just detected.
-                    prop_assert_eq!(unsafe { avx2(&line, first, second, tag) }, expected);
+                    prop_assert_eq!(unsafe { Avx2::matches(&group, tag) }, expected);
                 }
             }
+        }
+
+        #[test]
+        fn words_compare_exactly(word in any::<[u8; 8]>(), flips in proptest::collection::vec((0..8usize, 0..8u32), 0..9)) {
+            // Near misses: bytes that differ in single bits, whose carries must not reach the neighbours.
+            let tag = word[0];
+            let bytes: [u8; 8] = std::array::from_fn(|i| {
+                flips.iter().filter(|(byte, _)| *byte == i).fold(tag, |byte, (_, bit)| byte ^ 1 << bit)
+            });
+            let expected = (0..8).filter(|i| bytes[*i] == tag).fold(0, |mask, i| mask | 1 << i);
+            prop_assert_eq!(equal_bytes(u64::from_le_bytes(bytes), tag), expected);
         }
     }
 }

@@ -7,12 +7,12 @@ use thiserror::Error;
 use super::arena::{Arena, Probe};
 use super::entry::{EntryView, Line};
 use super::limbo::Limbo;
-use super::tags::{BUCKET, BUCKETS, LINE};
+use super::tags::GROUP;
 use super::{AdjacencyId, FlowRef, FlowTable, Key, Slot};
 
-/// At home, a bucket's last slots are kept for keys whose other line is full as well: of so many, the emptier
-/// of four buckets is taken. Lower finds room at higher loads, higher leaves more entries at home.
-const HOME_ROOM: u32 = 15;
+/// A home with so many slots taken sends new keys to its sibling; if that has so many too, the emptiest of
+/// all three groups is taken. Lower finds room at higher loads, higher leaves more keys at home.
+const ENOUGH: u32 = GROUP as u32 - 2;
 
 /// The most slots that one call of [`TableWriter::reclaim`] frees: some microseconds.
 const RECLAIM_MOST: usize = 1024;
@@ -37,8 +37,8 @@ pub enum InsertError {
 /// Which slots of one arena are taken: visible, or waiting for the end of a grace period.
 #[derive(Debug)]
 struct Places {
-    /// A bit a slot, by bucket.
-    taken: Box<[u16]>,
+    /// A bit a slot, by group.
+    taken: Box<[u32]>,
     /// Control's connection, by slot.
     owners: Box<[u32]>,
     connections: usize,
@@ -46,36 +46,34 @@ struct Places {
 }
 
 impl Places {
-    fn new(lines: u32, most: usize) -> Self {
-        let lines = lines as usize;
-        let owners = vec![0; lines * LINE].into_boxed_slice();
-        Self { taken: vec![0; lines * BUCKETS].into_boxed_slice(), owners, connections: 0, most }
+    fn new(groups: u32, most: usize) -> Self {
+        let groups = groups as usize;
+        let owners = vec![0; groups * GROUP].into_boxed_slice();
+        Self { taken: vec![0; groups].into_boxed_slice(), owners, connections: 0, most }
     }
 
-    /// Takes a slot for a key: the emptier of its two buckets at home, or of all four if those are nearly full.
-    fn take(&mut self, probe: &Probe, lines: u32) -> Option<usize> {
-        let fill = |bucket: usize| (self.taken[bucket].count_ones(), bucket);
-        let emptier = |line: usize| {
-            let [first, second] = probe.buckets.map(|bucket| fill(line * BUCKETS + bucket));
-            if second.0 < first.0 { second } else { first }
+    /// Takes a slot for a key.
+    fn take(&mut self, probe: Probe) -> Option<usize> {
+        let fill = |group: usize| self.taken[group].count_ones();
+        let (home, sibling) = (probe.home(), probe.sibling());
+        let group = if fill(home) < ENOUGH {
+            home
+        } else if fill(sibling) < ENOUGH {
+            sibling
+        } else {
+            // The first of equals: nearest to home.
+            [home, sibling, probe.away()].into_iter().min_by_key(|group| fill(*group))?
         };
-        let (mut fill, mut bucket) = emptier(probe.home);
-        if fill >= HOME_ROOM {
-            let away = emptier(probe.away(lines));
-            if away.0 < fill {
-                (fill, bucket) = away;
-            }
-        }
-        if fill as usize == BUCKET {
+        let place = self.taken[group].trailing_ones() as usize;
+        if place == GROUP {
             return None;
         }
-        let place = self.taken[bucket].trailing_ones() as usize;
-        self.taken[bucket] |= 1 << place;
-        Some(bucket * BUCKET + place)
+        self.taken[group] |= 1 << place;
+        Some(group * GROUP + place)
     }
 
     fn free(&mut self, index: usize) {
-        self.taken[index / BUCKET] &= !(1 << (index % BUCKET));
+        self.taken[index / GROUP] &= !(1 << (index % GROUP));
     }
 }
 
@@ -92,8 +90,8 @@ pub struct TableWriter {
 impl TableWriter {
     pub(crate) fn new(table: Arc<FlowTable>, capacity: usize, capacity6: usize) -> Self {
         Self {
-            v4: Places::new(table.v4.lines(), capacity),
-            v6: Places::new(table.v6.lines(), capacity6),
+            v4: Places::new(table.v4.groups(), capacity),
+            v6: Places::new(table.v6.groups(), capacity6),
             limbo: Limbo::new(Arc::clone(table.qsbr())),
             table,
             capacity,
@@ -214,15 +212,15 @@ fn insert<L: Line>(
     if keys[0] == keys[1] {
         return Err(InsertError::SameKey);
     }
-    if let Some(index) = keys.iter().find_map(|key| arena.find(key)) {
+    let probes = keys.map(|key| arena.probe(key));
+    if let Some(index) = keys.into_iter().zip(probes).find_map(|(key, probe)| arena.find(key, probe)) {
         return Err(InsertError::Exists(L::slot(index as u32)));
     }
     if places.connections >= places.most {
         return Err(InsertError::Full);
     }
-    let probes = keys.map(|key| arena.probe(key));
-    let first = places.take(&probes[0], arena.lines()).ok_or(InsertError::Full)?;
-    let Some(second) = places.take(&probes[1], arena.lines()) else {
+    let first = places.take(probes[0]).ok_or(InsertError::Full)?;
+    let Some(second) = places.take(probes[1]) else {
         places.free(first);
         return Err(InsertError::Full);
     };
@@ -232,8 +230,8 @@ fn insert<L: Line>(
         places.owners[index] = owner;
     }
     let slots = indices.map(|index| L::slot(index as u32));
-    arena.publish(&probes[0], first, slots[1]);
-    arena.publish(&probes[1], second, slots[0]);
+    arena.publish(probes[0], first, slots[1]);
+    arena.publish(probes[1], second, slots[0]);
     places.connections += 1;
     Ok(indices
         .map(|index| FlowRef { slot: L::slot(index as u32), generation: arena.entries[index].generation() }))
