@@ -50,6 +50,16 @@ impl Layer2 {
         }
         Some(layer)
     }
+
+    /// Which IP the header announces, 4 or 6, if any.
+    #[inline]
+    pub(super) const fn ip_version(&self) -> Option<u8> {
+        match (self.ether_type, self.ppp) {
+            (wire::ETHER_IPV4, _) | (ETHER_PPPOE_SESSION, wire::PPP_IPV4) => Some(4),
+            (wire::ETHER_IPV6, _) | (ETHER_PPPOE_SESSION, wire::PPP_IPV6) => Some(6),
+            _ => None,
+        }
+    }
 }
 
 /// The L2 header of frames that leave: a copy of one that the kernel wrote.
@@ -64,11 +74,7 @@ impl L2Header {
     /// Copies the header of a frame; `None` if it carries anything but IPv4 or IPv6, or is cut short.
     pub fn learn(frame: &[u8]) -> Option<Self> {
         let layer = Layer2::walk(frame, 0)?;
-        match (layer.ether_type, layer.ppp) {
-            (wire::ETHER_IPV4 | wire::ETHER_IPV6, _)
-            | (ETHER_PPPOE_SESSION, wire::PPP_IPV4 | wire::PPP_IPV6) => {}
-            _ => return None,
-        }
+        layer.ip_version()?;
         let mut bytes = [0; L2_MAX];
         bytes.get_mut(..layer.l3)?.copy_from_slice(frame.get(..layer.l3)?);
         Some(Self { bytes, len: layer.l3 as u8, pppoe: layer.ppp != 0 })

@@ -1,20 +1,22 @@
 //! Taking a received frame apart.
 //!
 //! What is let through is what the kernel would forward without looking at more than the headers read here;
-//! the rest is refused with a reason. The rules follow the kernel's: `ip_rcv_core`, `ip6_rcv_core`,
+//! the rest is refused with a reason. A packet is first tested as a whole, in few steps; only one that fails is
+//! looked at again to find out why. The rules follow the kernel's: `ip_rcv_core`, `ip6_rcv_core`,
 //! `pppoe_rcv`, `tcp_error` and `udp_error` of conntrack, `nf_flow_tuple_ip`. Where the kernel would decide by
 //! something that is not in the headers, the packet is punted.
 
 mod general;
+mod refuse;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 
 use super::tcp::{ACK, FIN, RST, SYN, Segment, flags_are_valid};
-use super::wire::{self, ETHER_IPV4, ETHER_LEN, IPV4_LEN, array, be16, ne32, ne64};
+use super::wire::{self, ETHER_IPV4, ETHER_LEN, IPV4_LEN, IPV6_LEN, array, be16, ne16, ne32, ne64};
 use super::{DropReason, Ingress, PuntReason, checksum};
-use crate::flow::{Key, Key4, TCP, UDP};
+use crate::flow::{Key, Key4, Key6, TCP, UDP};
 
 /// The headers of a packet that can fly: TCP or UDP directly behind an IP header without options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,21 @@ pub struct Headers {
     pub l4: u8,
     /// TCP flags; 0 for UDP.
     pub tcp_flags: u8,
+}
+
+impl Default for Headers {
+    /// Headers of nothing, to be filled in.
+    fn default() -> Self {
+        Self {
+            ingress: Ingress::default(),
+            key: Key::V4(Key4::default()),
+            tcp_ack: 0,
+            l3_len: 0,
+            l3: 0,
+            l4: 0,
+            tcp_flags: 0,
+        }
+    }
 }
 
 impl Headers {
@@ -102,95 +119,149 @@ pub struct Refusal {
 /// A [`Refusal`] for everything that must not fly.
 #[inline]
 pub fn parse(frame: &[u8], port: u16) -> Result<Headers, Refusal> {
-    match untagged_ipv4(frame, port) {
-        Some(headers) => Ok(headers),
-        None => general::parse(frame, port),
-    }
+    let mut headers = Headers::default();
+    parse_into(frame, port, &mut headers).map(|()| headers)
 }
 
-/// The hot lane: everything that most packets have in common is read in few loads, and whatever fails a
-/// test is left to the general lane, which finds out why.
-#[inline(always)]
-fn untagged_ipv4(frame: &[u8], port: u16) -> Option<Headers> {
-    const L4: usize = ETHER_LEN + IPV4_LEN;
-    let head: &[u8; L4 + wire::UDP_LEN] = frame.first_chunk()?;
-
-    let first = ne64(head, 0)?;
-    let ether_type_and_version = ne32(head, 12)? & u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
-    let [e0, e1] = ETHER_IPV4.to_be_bytes();
-    if ether_type_and_version != u32::from_ne_bytes([e0, e1, 0x45, 0]) {
-        return None;
-    }
-    // Flags and fragment offset, TTL, protocol. Neither DF nor the reserved bit makes a fragment.
-    let middle = ne32(head, 20)?;
-    if middle & u32::from_ne_bytes([0x3f, 0xff, 0, 0]) != 0 || head[22] <= 1 {
-        return None;
-    }
-    let l3_len = be16(head, 16)?;
-    if usize::from(l3_len) > frame.len() - ETHER_LEN {
-        return None;
-    }
-    let ip: [u8; IPV4_LEN] = array(head, ETHER_LEN)?;
-    if !checksum::ipv4_header_is_valid(&ip) {
-        return None;
-    }
-    let (src, dst) = (ne32(head, 26)?, ne32(head, 30)?);
-    if head[0] & 1 != 0 || !is_unicast4(src) || !is_unicast4(dst) {
-        return None;
-    }
-
-    let ports = ne32(head, L4)?;
-    let proto = head[23];
-    let (mut tcp_flags, mut tcp_ack) = (0, 0);
-    if proto == UDP {
-        if !udp_length_is_right(be16(head, L4 + 4)?, u32::from(l3_len), IPV4_LEN as u32) {
-            return None;
-        }
-    } else if proto == TCP {
-        if usize::from(l3_len) < IPV4_LEN + wire::TCP_LEN {
-            return None;
-        }
-        let tcp: [u8; wire::TCP_LEN] = array(frame, L4)?;
-        (tcp_flags, tcp_ack) = tcp_header(&tcp, u32::from(l3_len) - IPV4_LEN as u32)?;
-    } else {
-        return None;
-    }
-
-    let mac_port = u64::from_be(first) & !0xffff | u64::from(port);
-    Some(Headers {
-        ingress: Ingress { mac_port, encap: 0 },
-        key: Key::V4(Key4 { src, dst, ports, proto }),
-        tcp_ack,
-        l3_len,
-        l3: ETHER_LEN as u8,
-        l4: L4 as u8,
-        tcp_flags,
-    })
-}
-
-/// Whether routers forward from and to an IPv4 address: not this-network, loopback, multicast or class E.
-#[inline(always)]
-const fn is_unicast4(word: u32) -> bool {
-    let [first, ..] = word.to_ne_bytes();
-    first != 0 && first != 127 && first < 224
-}
-
-/// Whether a UDP length covers exactly the IP payload.
+/// Takes a frame apart like [`parse()`], into a place that is there already: for bursts, where the copy counts.
 ///
-/// Shorter is legal and accepted by conntrack, which however sums the checksum over the whole IP payload:
-/// what becomes of it is the kernel's to say.
+/// # Errors
+///
+/// A [`Refusal`] for everything that must not fly; the place is as it was.
 #[inline(always)]
-const fn udp_length_is_right(length: u16, l3_len: u32, header: u32) -> bool {
-    length as u32 + header == l3_len && length as usize >= wire::UDP_LEN
+pub fn parse_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), Refusal> {
+    match untagged_ipv4(frame) {
+        Some((mac, inner)) => {
+            let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
+            *headers = inner.headers(ingress, ETHER_LEN, IPV4_LEN);
+            Ok(())
+        }
+        None => general::parse_into(frame, port, headers),
+    }
 }
 
-/// Flags and acknowledgement of a TCP header; `None` if conntrack's `tcp_error` would refuse it.
+/// The hot lane: an Ethernet frame without tags, to one host, with an IPv4 packet that can fly.
 #[inline(always)]
-fn tcp_header(tcp: &[u8; wire::TCP_LEN], segment_len: u32) -> Option<(u8, u32)> {
-    let (header_len, flags) = (u32::from(tcp[12] >> 4) * 4, tcp[13]);
-    if header_len < wire::TCP_LEN as u32 || header_len > segment_len || !flags_are_valid(flags) {
+fn untagged_ipv4(frame: &[u8]) -> Option<(u64, Inner)> {
+    let first = ne64(frame.first_chunk::<{ ETHER_LEN + IPV4_LEN + wire::UDP_LEN }>()?, 0)?;
+    let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
+    if ne16(ethernet, 12)? != ETHER_IPV4.to_be() {
         return None;
     }
-    let ack = if flags & ACK != 0 { wire::be32(tcp, 8)? } else { 0 };
-    Some((flags, ack))
+    let inner = ipv4(packet)?;
+    let mac_and_more = u64::from_be(first);
+    (mac_and_more & GROUP_BIT == 0).then_some((mac_and_more & !0xffff, inner))
+}
+
+/// Set in the destination MAC, as [`Ingress::mac_port`] has it, if it is that of a group.
+const GROUP_BIT: u64 = 1 << 56;
+
+/// What is behind the L2 header.
+struct Inner {
+    key: Key,
+    tcp_ack: u32,
+    l3_len: u16,
+    tcp_flags: u8,
+}
+
+impl Inner {
+    #[inline(always)]
+    fn headers(self, ingress: Ingress, l3: usize, ip_len: usize) -> Headers {
+        Headers {
+            ingress,
+            key: self.key,
+            tcp_ack: self.tcp_ack,
+            l3_len: self.l3_len,
+            l3: l3 as u8,
+            l4: (l3 + ip_len) as u8,
+            tcp_flags: self.tcp_flags,
+        }
+    }
+}
+
+/// An IPv4 packet that can fly; whatever fails a test is left to [`refuse`] to explain.
+#[inline(always)]
+fn ipv4(packet: &[u8]) -> Option<Inner> {
+    let head: &[u8; IPV4_LEN + wire::UDP_LEN] = packet.first_chunk()?;
+    // Flags and fragment offset, TTL, protocol. Neither DF nor the reserved bit makes a fragment.
+    let middle = ne32(head, 6)?;
+    if head[0] != 0x45 || middle & u32::from_ne_bytes([0x3f, 0xff, 0, 0]) != 0 || head[8] <= 1 {
+        return None;
+    }
+    let l3_len = be16(head, 2)?;
+    if usize::from(l3_len) > packet.len() || !checksum::ipv4_header_is_valid(head.first_chunk()?) {
+        return None;
+    }
+    if !FORWARDED4[usize::from(head[12])] || !FORWARDED4[usize::from(head[16])] {
+        return None;
+    }
+    let (src, dst) = (ne32(head, 12)?, ne32(head, 16)?);
+    let proto = head[9];
+    let (tcp_flags, tcp_ack) = transport(packet, IPV4_LEN, proto, l3_len)?;
+    let key = Key::V4(Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto });
+    Some(Inner { key, tcp_ack, l3_len, tcp_flags })
+}
+
+/// An IPv6 packet that can fly; whatever fails a test is left to [`refuse`] to explain.
+#[inline(always)]
+fn ipv6(packet: &[u8]) -> Option<Inner> {
+    let head: &[u8; IPV6_LEN + wire::UDP_LEN] = packet.first_chunk()?;
+    // Above 65495 bytes of payload the length of the packet does not fit into 16 bits.
+    let l3_len = be16(head, 4)?.checked_add(IPV6_LEN as u16)?;
+    if head[0] >> 4 != 6 || head[7] <= 1 || usize::from(l3_len) > packet.len() {
+        return None;
+    }
+    let (src, dst) = ([ne64(head, 8)?, ne64(head, 16)?], [ne64(head, 24)?, ne64(head, 32)?]);
+    if !is_forwarded6(src) || !is_forwarded6(dst) {
+        return None;
+    }
+    let proto = head[6];
+    let (tcp_flags, tcp_ack) = transport(packet, IPV6_LEN, proto, l3_len)?;
+    let key = Key::V6(Key6 { src, dst, ports: ne32(head, IPV6_LEN)?, proto });
+    Some(Inner { key, tcp_ack, l3_len, tcp_flags })
+}
+
+/// By first octet, whether routers forward from and to an IPv4 address: not this-network, loopback, multicast
+/// and class E.
+const FORWARDED4: [bool; 256] = {
+    let mut forwarded = [true; 256];
+    let mut first = 0;
+    while first < forwarded.len() {
+        forwarded[first] = !matches!(first, 0 | 127 | 224..);
+        first += 1;
+    }
+    forwarded
+};
+
+/// Whether routers forward from and to an IPv6 address: not unspecified, loopback, multicast and link-local,
+/// from which the kernel answers with an ICMPv6 error.
+#[inline(always)]
+const fn is_forwarded6(words: [u64; 2]) -> bool {
+    let (high, low) = (u64::from_be(words[0]), u64::from_be(words[1]));
+    high < 0xff << 56 && high >> 54 != 0xfe80 >> 6 && (high != 0 || low > 1)
+}
+
+/// TCP flags and acknowledgement; both 0 for UDP.
+#[inline(always)]
+fn transport(packet: &[u8], ip_len: usize, proto: u8, l3_len: u16) -> Option<(u8, u32)> {
+    let (l3_len, ip_len32) = (u32::from(l3_len), ip_len as u32);
+    match proto {
+        UDP => {
+            // Shorter than the IP payload is legal and accepted by conntrack, which however sums the checksum
+            // over the whole IP payload: what becomes of it is the kernel's to say.
+            let length = u32::from(be16(packet, ip_len + 4)?);
+            (length + ip_len32 == l3_len && length >= wire::UDP_LEN as u32).then_some((0, 0))
+        }
+        TCP => {
+            let header: [u8; wire::TCP_LEN] = array(packet, ip_len)?;
+            let (header_len, flags) = (u32::from(header[12] >> 4) * 4, header[13]);
+            if header_len < wire::TCP_LEN as u32 || header_len + ip_len32 > l3_len || !flags_are_valid(flags)
+            {
+                return None;
+            }
+            let ack = if flags & ACK != 0 { wire::be32(&header, 8)? } else { 0 };
+            Some((flags, ack))
+        }
+        _ => None,
+    }
 }
