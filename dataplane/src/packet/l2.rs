@@ -27,6 +27,7 @@ impl Layer2 {
     /// Walks over up to two VLAN tags and one PPPoE header; `None` if the frame ends before they do.
     ///
     /// A third tag, or an inner one with the TPID of a service tag, is left as the EtherType.
+    #[inline(always)]
     pub(super) fn walk(frame: &[u8], port: u16) -> Option<Self> {
         let mut ingress = Ingress::untagged(port, array(frame, 0)?);
         let mut ether_type = be16(frame, 12)?;
@@ -52,7 +53,7 @@ impl Layer2 {
     }
 
     /// Which IP the header announces, 4 or 6, if any.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn ip_version(&self) -> Option<u8> {
         match (self.ether_type, self.ppp) {
             (wire::ETHER_IPV4, _) | (ETHER_PPPOE_SESSION, wire::PPP_IPV4) => Some(4),
