@@ -25,6 +25,8 @@ pub(crate) struct Message<'a> {
     pub(crate) flags: u16,
     /// `nlmsg_seq`: that of the request which this answers.
     pub(crate) sequence: u32,
+    /// `nlmsg_pid`: port id of the socket whose request caused this; 0 if none did.
+    pub(crate) port: u32,
     /// What follows the header.
     pub(crate) payload: &'a [u8],
 }
@@ -58,7 +60,7 @@ impl<'a> Iterator for Messages<'a> {
     #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
         let header = self.rest.first_chunk::<HEADER>()?;
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let payload = self.rest.get(HEADER..length)?;
         self.rest = self.rest.get(aligned(length)..).unwrap_or_default();
@@ -66,6 +68,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16::from_ne_bytes([k0, k1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
             payload,
         })
     }

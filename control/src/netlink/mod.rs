@@ -5,9 +5,13 @@
 
 pub mod conntrack;
 mod error;
+pub mod link;
 mod message;
+pub mod neighbour;
 mod receive;
+mod route;
 pub mod sysctl;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;
