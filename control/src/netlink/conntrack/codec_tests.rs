@@ -227,3 +227,65 @@ fn what_is_no_tuple_is_refused() {
     }
     assert!(writer.is_empty());
 }
+
+/// Linux 6.18, little-endian: TCP from 127.0.0.1 to port 7, redirected to port 7777, becomes ESTABLISHED.
+const TCP_UPDATE: &str = concat!(
+    "cc000000000100000000000000000000020000003400018014000180080001007f000001080002007f0000011c000280",
+    "050001000600000006000200e070000006000300000700003400028014000180080001007f000001080002007f000001",
+    "1c0002800500010006000000060002001e61000006000300e070000008000c00e72728f208000300000001ae08000700",
+    "00069780300004802c0001800500010003000000050002000a000000050003000a000000060004002300000006000500",
+    "230000000800080000010005",
+);
+
+/// The same kernel: UDP over IPv6 from ::1 to itself is deleted by another process.
+const UDP6_DESTROY: &str = concat!(
+    "cc0000000201000000000000e2ff9bec0a0000004c0001802c0001801400030000000000000000000000000000000001",
+    "14000400000000000000000000000000000000011c000280050001001100000006000200ed93000006000300d11f0000",
+    "4c0002802c00018014000300000000000000000000000000000000011400040000000000000000000000000000000001",
+    "1c000280050001001100000006000200d11f000006000300ed93000008000c00e0b2976b080003000000038808000700",
+    "0000001d0800080000010005",
+);
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digit = |digit: u8| (digit as char).to_digit(16).expect("hex") as u8;
+    hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
+
+#[test]
+fn what_a_kernel_said_is_understood() {
+    let local: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let orig = FiveTuple { proto: TCP, src: local, dst: local, sport: 57456, dport: 7 };
+    let flags = Some(TcpFlags(0x23));
+    let update = ConntrackEntry {
+        id: 0xe727_28f2,
+        orig,
+        reply: FiveTuple { sport: 7777, ..orig.inverted() },
+        zones: Zones::DEFAULT,
+        status: Status::SEEN_REPLY
+            | Status::ASSURED
+            | Status::CONFIRMED
+            | Status::DST_NAT
+            | Status::SRC_NAT_DONE
+            | Status::DST_NAT_DONE,
+        timeout_s: Some(432_000),
+        mark: Some(0x1_0005),
+        tcp: Some(TcpInfo { state: TcpState::Established, orig_flags: flags, reply_flags: flags }),
+        has_helper: false,
+        seq_adjust: false,
+        synproxy: false,
+    };
+    assert_eq!(parse_all(&bytes(TCP_UPDATE)).0, [ConntrackMessage::Update(update)]);
+
+    let local: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let orig = FiveTuple { proto: UDP, src: local, dst: local, sport: 60819, dport: 53535 };
+    let destroy = ConntrackEntry {
+        id: 0xe0b2_976b,
+        orig,
+        reply: orig.inverted(),
+        status: Status::CONFIRMED | Status::SRC_NAT_DONE | Status::DST_NAT_DONE | Status::DYING,
+        timeout_s: Some(29),
+        tcp: None,
+        ..update
+    };
+    assert_eq!(parse_all(&bytes(UDP6_DESTROY)).0, [ConntrackMessage::Destroy(destroy)]);
+}

@@ -17,8 +17,6 @@ use crate::netlink::NetlinkError;
 use crate::netlink::message::{Attributes, Message, NFGEN, be32, ne32};
 use crate::netlink::receive::{Receiver, set_receive_buffer};
 
-/// Receive buffer asked for, in bytes: some ten thousand route changes.
-const RECEIVE_BUFFER: usize = 16 << 20;
 /// Longest datagram: a route with hundreds of next hops, an interface with every attribute.
 const DATAGRAM: usize = 32 << 10;
 
@@ -59,13 +57,13 @@ pub(super) enum Item {
     Coarse(Kind),
 }
 
-pub(super) fn open_route() -> Result<Receiver, NetlinkError> {
+pub(super) fn open_route(buffer: usize) -> Result<Receiver, NetlinkError> {
     let socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::system("open a routing netlink socket"))?;
-    subscribe(socket, &ROUTE_GROUPS, "subscribe to routing changes")
+    subscribe(socket, buffer, &ROUTE_GROUPS, "subscribe to routing changes")
 }
 
 /// Of an nftables transaction only its generation: a large ruleset would fill any buffer.
-pub(super) fn open_netfilter() -> Result<Receiver, NetlinkError> {
+pub(super) fn open_netfilter(buffer: usize) -> Result<Receiver, NetlinkError> {
     const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -81,19 +79,24 @@ pub(super) fn open_netfilter() -> Result<Receiver, NetlinkError> {
             SockFilter::new(RETURN, 0, 0, 0),
         ])
         .map_err(NetlinkError::system("filter an nftables event socket"))?;
-    subscribe(socket, &[NFNLGRP_NFTABLES], "subscribe to ruleset changes")
+    subscribe(socket, buffer, &[NFNLGRP_NFTABLES], "subscribe to ruleset changes")
 }
 
-pub(super) fn open_xfrm() -> Result<Option<Receiver>, NetlinkError> {
+pub(super) fn open_xfrm(buffer: usize) -> Result<Option<Receiver>, NetlinkError> {
     match Socket::new(NETLINK_XFRM) {
-        Ok(socket) => subscribe(socket, &XFRM_GROUPS, "subscribe to IPsec changes").map(Some),
+        Ok(socket) => subscribe(socket, buffer, &XFRM_GROUPS, "subscribe to IPsec changes").map(Some),
         Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
         Err(error) => Err(NetlinkError::system("open an IPsec netlink socket")(error)),
     }
 }
 
-fn subscribe(socket: Socket, groups: &[u32], doing: &'static str) -> Result<Receiver, NetlinkError> {
-    set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+fn subscribe(
+    socket: Socket,
+    buffer: usize,
+    groups: &[u32],
+    doing: &'static str,
+) -> Result<Receiver, NetlinkError> {
+    set_receive_buffer(&socket, buffer)?;
     let receiver = Receiver::bind(socket, DATAGRAM)?;
     // By number: a bit mask has room for the first 31 only.
     groups

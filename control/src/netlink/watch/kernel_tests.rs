@@ -7,6 +7,10 @@ use crate::netlink::testing::{eventually, in_namespace, run};
 
 /// A watcher, a pair of interfaces that is up, and nothing left to tell.
 fn watcher() -> (Watcher, u32) {
+    watcher_with(RECEIVE_BUFFER)
+}
+
+fn watcher_with(receive_buffer: usize) -> (Watcher, u32) {
     run("ip link add v0 type veth peer name v1");
     // No router solicitations, duplicate detection or multicast reports to disturb.
     for link in ["v0", "v1"] {
@@ -15,7 +19,7 @@ fn watcher() -> (Watcher, u32) {
     }
     run("ip addr add 10.0.0.1/24 dev v0");
     let ifindex = nix::net::if_::if_nametoindex("v0").expect("index");
-    let (mut watcher, initial) = Watcher::open().expect("watcher");
+    let (mut watcher, initial) = Watcher::with_receive_buffer(receive_buffer).expect("watcher");
     assert!(initial.links.iter().any(|link| link.name == "v0" && link.up && link.running));
     let address = Address { ifindex, address: "10.0.0.1".parse().expect("address"), prefix: 24 };
     assert!(initial.addresses.contains(&address), "{initial:?}");
@@ -199,8 +203,8 @@ fn a_bridge_tells_what_it_learns() {
 #[test]
 fn after_an_overrun_the_differences_are_told() {
     in_namespace(|| {
-        let (mut watcher, v0) = watcher();
-        let neighbours = 30_000u32;
+        let (mut watcher, v0) = watcher_with(128 << 10);
+        let neighbours = 3_000;
         let mut file = tempfile::NamedTempFile::new().expect("file");
         for n in 0..neighbours {
             use std::io::Write;
@@ -228,6 +232,14 @@ fn after_an_overrun_the_differences_are_told() {
         assert_eq!((rest, mtu), (neighbours, Some(1300)));
         assert!(overruns > 0, "nothing was lost, so nothing was tested");
         assert_eq!(quiet(&mut watcher), []);
+
+        run("ip addr add 10.0.1.1/24 dev v0");
+        run("ip neigh flush dev v0 nud permanent");
+        let seen = quiet(&mut watcher);
+        let gone =
+            |change: &&Change| matches!(change, Change::Neighbour { neighbour, .. } if !neighbour.usable);
+        assert_eq!(seen.iter().filter(gone).count() as u32, neighbours);
+        assert!(seen.contains(&Change::Overrun));
     });
 }
 

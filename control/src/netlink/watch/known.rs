@@ -8,7 +8,7 @@ use hashbrown::{HashMap, HashSet};
 use super::{Address, Change, InitialState, Link, Neighbour};
 
 /// The last that was said. Bounded by what the kernel itself keeps.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     links: HashMap<u32, Link>,
     addresses: HashSet<Address>,

@@ -9,6 +9,8 @@ mod known;
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::IpAddr;
@@ -27,6 +29,9 @@ use super::NetlinkError;
 use super::message::{Message, Messages};
 use super::receive::{Drained, Received, Receiver};
 use super::route::RouteSocket;
+
+/// Receive buffer asked for, in bytes: room for some ten thousand route changes.
+const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +155,12 @@ pub struct Watcher {
 impl Watcher {
     /// Subscribes, then asks what there is.
     pub fn open() -> Result<(Self, InitialState), NetlinkError> {
-        let (route, netfilter, xfrm) = (open_route()?, open_netfilter()?, open_xfrm()?);
+        Self::with_receive_buffer(RECEIVE_BUFFER)
+    }
+
+    /// The same, with receive buffers of a size: bytes, as the kernel accounts them.
+    pub fn with_receive_buffer(bytes: usize) -> Result<(Self, InitialState), NetlinkError> {
+        let (route, netfilter, xfrm) = (open_route(bytes)?, open_netfilter(bytes)?, open_xfrm(bytes)?);
         let mut requests = RouteSocket::open()?;
         let initial = current(&mut requests)?;
         let known = Known::new(&initial);
