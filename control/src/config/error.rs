@@ -151,7 +151,7 @@ fn within(table: &Option<String>) -> String {
 }
 
 fn meant(near: &Option<String>) -> String {
-    near.as_ref().map_or(String::new(), |near| format!(": did you mean `{near}`?"))
+    near.as_ref().map_or(String::new(), |near| format!(" (did you mean `{near}`?)"))
 }
 
 fn of_key(key: &Option<String>) -> String {
