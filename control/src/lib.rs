@@ -4,5 +4,6 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod gateway;
 pub mod netlink;
 pub mod tracker;

@@ -15,5 +15,5 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    cli::dispatch(arguments, &|_, _| Err("this build has no packet path".into()))
+    cli::dispatch(arguments, &|config, options| Ok(control::gateway::run(config, options)?))
 }

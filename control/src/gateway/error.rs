@@ -55,12 +55,28 @@ pub enum GatewayError {
         /// Why.
         source: dataplane::flow::TableError,
     },
+    /// A setting of the kernel could not be read or written.
+    #[error("the kernel's connection tracking can't be set up")]
+    Sysctl(#[from] crate::netlink::sysctl::SysctlError),
+    /// A twin does not do as it is told.
+    #[error("port {name}: its twin could not be {what}")]
+    TwinSetting {
+        /// The port's name.
+        name: String,
+        /// What was to be done with it.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The tables beside the flow table could not be made, or its readers be registered.
+    #[error("more workers than the flow table has room for: {0}")]
+    Readers(#[from] dataplane::flow::TooManyReaders),
     /// The kernel could not be talked to.
     #[error("the kernel's connection tracking can't be followed")]
     Netlink(#[from] crate::netlink::NetlinkError),
     /// The API socket could not be opened.
     #[error("the API socket could not be opened")]
-    Api(#[from] crate::api::ServerError),
+    Api(#[from] crate::api::BindError),
     /// A thread could not be started.
     #[error("a {what} thread could not be started")]
     Thread {

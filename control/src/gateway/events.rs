@@ -1,15 +1,16 @@
 //! The control loop: netlink, observations, timers, the API and signals, on one thread.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::dpdk::{Eal, Mempool};
+use dataplane::flow::{FiveTuple, TCP};
 use dataplane::punt::Observation;
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::libc::ENOENT;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
@@ -22,7 +23,7 @@ use crate::api;
 use crate::config::Config;
 use crate::netlink::conntrack::{
     ConntrackMessage, DumpFilter, EntryUpdate, EventGroups, EventSocket, RECEIVE_BUFFER, Request,
-    RequestSocket, TcpFlagsUpdate,
+    RequestSocket, TcpFlagsUpdate, Zones,
 };
 use crate::netlink::sysctl;
 use crate::netlink::watch::{Change, InitialState, Watcher};
@@ -76,28 +77,29 @@ pub(super) struct Kernel {
     requests: RequestSocket,
     watcher: Watcher,
     initial: InitialState,
+    /// Questions that are not answered yet, by sequence number.
+    asked: HashMap<u32, (FiveTuple, Zones)>,
     /// `nf_conntrack_events` as it was found.
-    found: Option<u64>,
+    found: u64,
 }
 
 impl Kernel {
     /// Opens them, subscribed before anything is dumped.
     pub(super) fn open() -> Result<Self, GatewayError> {
         // With the default of 2, entries older than the listener never tell of themselves.
-        let found = sysctl::CONNTRACK_EVENTS.replace(1).map_err(crate::netlink::NetlinkError::from)?;
+        let found = sysctl::CONNTRACK_EVENTS.replace(1)?;
         let requests = RequestSocket::open()?;
         let groups = EventGroups { new: false, update: true, destroy: true };
-        let events = EventSocket::open(groups, requests.port(), RECEIVE_BUFFER)?;
+        let events = EventSocket::open(groups, Some(requests.port()), RECEIVE_BUFFER)?;
         let (watcher, initial) = Watcher::open()?;
-        Ok(Self { events, requests, watcher, initial, found: Some(found) })
+        Ok(Self { events, requests, watcher, initial, asked: HashMap::new(), found })
     }
 }
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if let Some(found) = self.found.take()
-            && found != 1
-            && let Err(error) = sysctl::CONNTRACK_EVENTS.write(found)
+        if self.found != 1
+            && let Err(error) = sysctl::CONNTRACK_EVENTS.write(self.found)
         {
             tracing::warn!(%error, "nf_conntrack_events stays at 1");
         }
@@ -105,7 +107,6 @@ impl Drop for Kernel {
 }
 
 /// A running gateway. Dropping it stops the threads first, then closes ports and twins, then DPDK.
-#[derive(Debug)]
 pub(super) struct Gateway {
     threads: Threads,
     state: State,
@@ -128,20 +129,17 @@ impl Gateway {
         state: State,
         settling: Settling,
         observations: Arc<ArrayQueue<Observation>>,
-        kernel: Kernel,
+        mut kernel: Kernel,
         mut api: api::Server,
         waker: Waker,
         pool: Mempool,
         eal: Eal,
     ) -> Result<Self, GatewayError> {
         let registry = waker.poll.registry();
-        let mut register = |fd: RawFd, token| {
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed("poll"))
-        };
-        register(kernel.events.as_raw_fd(), CONNTRACK)?;
-        register(kernel.requests.as_raw_fd(), ANSWERS)?;
-        for (nth, fd) in kernel.watcher.raw_fds().into_iter().enumerate() {
-            register(fd, Token(WATCH.0 + nth))?;
+        let sources: [(&mut dyn mio::event::Source, Token); 3] =
+            [(&mut kernel.events, CONNTRACK), (&mut kernel.requests, ANSWERS), (&mut kernel.watcher, WATCH)];
+        for (source, token) in sources {
+            registry.register(source, token, Interest::READABLE).map_err(failed("poll"))?;
         }
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed("signals"))?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
@@ -189,7 +187,9 @@ impl Gateway {
             for event in &events {
                 match event.token() {
                     SIGNALS if self.signalled() => return Ok(()),
-                    token if token.0 >= API => self.api.ready(self.waker.poll.registry(), event, &self.state),
+                    token if self.api.tokens().contains(&token.0) => {
+                        self.api.handle(self.waker.poll.registry(), token, &self.state);
+                    }
                     _ => {}
                 }
             }
@@ -211,11 +211,7 @@ impl Gateway {
     /// Takes in what is there already.
     fn begin(&mut self) -> Result<(), GatewayError> {
         let initial = std::mem::take(&mut self.kernel.initial);
-        self.state.addresses = initial.addresses;
-        self.state.set_local_addresses();
-        for link in &initial.links {
-            self.state.adopt_link(link);
-        }
+        self.state.begin(&initial);
         self.dump()
     }
 
@@ -313,13 +309,9 @@ impl Gateway {
                     continue;
                 }
                 Action::Timeout { orig, zones, timeout_s } => {
-                    let liberal = (orig.proto == dataplane::flow::TCP).then_some(TcpFlagsUpdate::LIBERAL);
+                    let liberal = (orig.proto == TCP).then_some(TcpFlagsUpdate::LIBERAL);
                     let update = EntryUpdate::new(orig, zones);
-                    Request::Update(EntryUpdate {
-                        timeout_s: Some(timeout_s),
-                        tcp_flags: liberal,
-                        ..update
-                    })
+                    Request::Update(EntryUpdate { timeout_s: Some(timeout_s), tcp_flags: liberal, ..update })
                 }
                 Action::Ask { tuple, zones } => {
                     let sequence = self.kernel.requests.queue(&Request::Get { tuple, zone: zones.orig })?;
@@ -348,8 +340,10 @@ impl Gateway {
 
     /// Reads the configuration again and takes over what can change at run time.
     fn reload(&mut self) {
-        let Some(path) = self.state.config_path.clone() else {
-            tracing::warn!("SIGHUP: there is no config file to read again; the gateway was started with --port");
+        let Some(path) = self.state.config_file.clone() else {
+            tracing::warn!(
+                "SIGHUP: there is no config file to read again; the gateway was started with --port"
+            );
             return;
         };
         let config = match Config::load(&path) {
@@ -359,7 +353,10 @@ impl Gateway {
                 return;
             }
         };
-        self.state.tracker.set_policy(policy(&config), super::start::timing(&config));
+        match super::start::timing(&config) {
+            Ok(timing) => self.state.tracker.set_policy(policy(&config), timing),
+            Err(error) => return tracing::error!(%error, "SIGHUP: everything stays as it is"),
+        }
         let fixed = |c: &Config| {
             (c.ports.clone(), c.workers.clone(), c.flows.capacity, c.api.clone(), c.metrics.clone())
         };

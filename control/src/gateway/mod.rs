@@ -7,20 +7,15 @@ mod ports;
 mod report;
 mod settle;
 mod start;
+mod state;
 mod threads;
 
 use std::time::Duration;
 
 pub use error::GatewayError;
 
+use crate::cli::RunOptions;
 use crate::config::Config;
-
-/// What `flyover run` decides beyond the configuration.
-#[derive(Clone, Debug, Default)]
-pub struct RunOptions {
-    /// Where the configuration came from, to be read again on SIGHUP.
-    pub config_path: Option<std::path::PathBuf>,
-}
 
 /// Runs a gateway until SIGTERM or SIGINT.
 ///

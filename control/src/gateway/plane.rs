@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arrayvec::ArrayVec;
 use dataplane::flow::{
-    AdjacencyWriter, ContextWriter, EntryState, FlowRef, FlowTable, InsertError, Key, Slot, TableWriter,
+    AdjacencyId, AdjacencyTable, AdjacencyWriter, ContextTable, ContextWriter, Egress, Entry, EntryState,
+    EntryView, FlowRef, FlowTable, InsertError, Key, MAX_HEADER, TableWriter, flags,
 };
 use dataplane::punt::Proof;
 
@@ -17,6 +19,8 @@ pub(super) struct FlowPlane {
     pub(super) writer: TableWriter,
     pub(super) adjacencies: AdjacencyWriter,
     pub(super) contexts: ContextWriter,
+    pub(super) adjacency_table: Arc<AdjacencyTable>,
+    pub(super) context_table: Arc<ContextTable>,
     pub(super) epoch: Arc<AtomicU32>,
 }
 
@@ -28,14 +32,22 @@ impl FlowPlane {
         self.contexts.reclaim();
     }
 
-    fn slot(&self, flow: FlowRef) -> Option<Slot> {
-        self.table.resolve(flow)
+    fn entry(&self, flow: FlowRef) -> Option<Entry<'_>> {
+        self.table.resolve(flow).map(|slot| self.table.entry(slot))
     }
 
-    fn release(&mut self, slot: Slot) {
-        if self.table.is_forwarding(slot) {
-            self.adjacencies.release(self.table.adjacency(slot));
-            self.contexts.release(self.table.context(slot));
+    /// The entry, if it was ever set up to forward.
+    fn forwarding(&self, flow: FlowRef) -> Option<Entry<'_>> {
+        self.entry(flow).filter(|entry| entry.adjacency() != AdjacencyId::NONE)
+    }
+
+    /// Gives back what an entry refers to.
+    fn release(&mut self, context: u16, adjacency: AdjacencyId) {
+        if adjacency != AdjacencyId::NONE {
+            self.adjacencies.release(adjacency);
+        }
+        if context != ContextTable::NONE {
+            self.contexts.release(context);
         }
     }
 }
@@ -47,15 +59,16 @@ impl Plane for FlowPlane {
 
     fn remove(&mut self, flows: [FlowRef; 2]) {
         for flow in flows {
-            if let Some(slot) = self.slot(flow) {
-                self.release(slot);
+            if let Some(entry) = self.entry(flow) {
+                let (context, adjacency) = (entry.context(), entry.adjacency());
+                self.release(context, adjacency);
             }
         }
         self.writer.remove_pair(flows);
     }
 
     fn owner(&self, flow: FlowRef) -> Option<u32> {
-        self.slot(flow).map(|slot| self.writer.owner(slot))
+        self.table.resolve(flow).map(|slot| self.writer.owner(slot))
     }
 
     fn owner_of_key(&self, key: &Key) -> Option<u32> {
@@ -63,69 +76,82 @@ impl Plane for FlowPlane {
     }
 
     fn state(&self, flow: FlowRef) -> EntryState {
-        self.slot(flow).map_or(EntryState::Closing, |slot| self.table.state(slot))
+        self.entry(flow).map_or(EntryState::Closing, |entry| entry.state())
     }
 
     fn set_state(&mut self, flow: FlowRef, state: EntryState) {
-        if let Some(slot) = self.slot(flow) {
-            self.table.set_state(slot, state);
+        if let Some(entry) = self.entry(flow) {
+            entry.set_state(state);
         }
     }
 
     fn transition(&mut self, flow: FlowRef, from: EntryState, to: EntryState) -> bool {
-        self.slot(flow).is_some_and(|slot| self.table.transition(slot, from, to))
+        self.entry(flow).is_some_and(|entry| entry.transition(from, to))
     }
 
     fn forward(&mut self, proof: &Proof) -> Forwarding {
-        let Some(slot) = self.slot(proof.flow) else { return Forwarding::NoRoom };
-        let Some(context) = self.contexts.intern(&proof.ingress) else { return Forwarding::NoRoom };
-        let Some(adjacency) = self.adjacencies.intern(proof.egress_port, &proof.l2) else {
+        let Some(slot) = self.table.resolve(proof.flow) else { return Forwarding::NoRoom };
+        let pppoe_length = proof.l2.pppoe_length_offset();
+        let mut header: ArrayVec<u8, MAX_HEADER> = proof.l2.bytes().iter().copied().collect();
+        // The packet's own: it must not tell one adjacency from another.
+        if let Some(length) = pppoe_length.and_then(|at| header.get_mut(usize::from(at)..usize::from(at) + 2))
+        {
+            length.fill(0);
+        }
+        let egress = Egress { port: proof.egress_port, header, mtu: u16::MAX, pppoe_length, dscp: None };
+        let Ok(context) = self.contexts.acquire(&proof.ingress) else { return Forwarding::NoRoom };
+        let Ok(adjacency) = self.adjacencies.acquire(&egress) else {
             self.contexts.release(context);
             return Forwarding::NoRoom;
         };
-        let same = self.table.is_forwarding(slot)
-            && self.table.context(slot) == context
-            && self.table.adjacency(slot) == adjacency
-            && self.table.decrements_ttl(slot) == proof.decrements_ttl;
-        self.release(slot);
-        if same {
-            return Forwarding::Unchanged;
+        let bridged = if proof.decrements_ttl { 0 } else { flags::BRIDGED };
+        let entry = self.table.entry(slot);
+        let (old_context, old_adjacency) = (entry.context(), entry.adjacency());
+        let same =
+            (old_context, old_adjacency) == (context, adjacency) && entry.flags() & flags::BRIDGED == bridged;
+        if !same {
+            self.writer.set_forwarding(slot, context, adjacency, bridged);
         }
-        self.writer.set_forwarding(slot, context, adjacency, proof.decrements_ttl);
-        Forwarding::Changed
+        self.release(old_context, old_adjacency);
+        if same { Forwarding::Unchanged } else { Forwarding::Changed }
     }
 
     fn set_length(&mut self, flow: FlowRef, length: u16, refuse_longer: bool) {
-        if let Some(slot) = self.slot(flow) {
-            self.writer.set_proved_length(slot, length, refuse_longer);
+        let Some(slot) = self.table.resolve(flow) else { return };
+        let entry = self.table.entry(slot);
+        let refuse = if refuse_longer { flags::REFUSE_LONGER } else { 0 };
+        let flags = entry.flags() & !flags::REFUSE_LONGER | refuse;
+        if flags != entry.flags() {
+            self.writer.set_forwarding(slot, entry.context(), entry.adjacency(), flags);
         }
+        self.writer.set_proved_length(slot, length);
     }
 
     fn length(&self, flow: FlowRef) -> u16 {
-        self.slot(flow).map_or(0, |slot| self.table.proved_length(slot))
+        self.entry(flow).map_or(0, |entry| entry.proved_length())
     }
 
     fn counters(&self, flow: FlowRef) -> DirectionCounters {
-        self.slot(flow).map_or_else(DirectionCounters::default, |slot| DirectionCounters {
-            packets: self.table.packets(slot),
-            bytes: self.table.bytes(slot),
-            last_seen: self.table.last_seen(slot),
+        self.entry(flow).map_or_else(DirectionCounters::default, |entry| DirectionCounters {
+            packets: entry.packets(),
+            bytes: entry.bytes(),
+            last_seen: entry.last_seen(),
         })
     }
 
     fn key(&self, flow: FlowRef) -> Option<Key> {
-        self.slot(flow).map(|slot| self.table.key(slot))
+        self.entry(flow).map(|entry| entry.key())
     }
 
     fn ports(&self, flow: FlowRef) -> Option<(u16, u16)> {
-        let slot = self.slot(flow).filter(|slot| self.table.is_forwarding(*slot))?;
-        let ingress = self.contexts.table().get(self.table.context(slot)).port();
-        Some((ingress, self.adjacencies.table().get(self.table.adjacency(slot)).port()))
+        let entry = self.forwarding(flow)?;
+        let egress = self.adjacency_table.get(entry.adjacency()).fields().port();
+        Some((self.context_table.get(entry.context()).port(), egress))
     }
 
     fn next_hop(&self, flow: FlowRef) -> Option<[u8; 6]> {
-        let slot = self.slot(flow).filter(|slot| self.table.is_forwarding(*slot))?;
-        self.adjacencies.table().get(self.table.adjacency(slot)).l2().destination()
+        let entry = self.forwarding(flow)?;
+        self.adjacency_table.get(entry.adjacency()).header_bytes().first_chunk().copied()
     }
 
     fn set_epoch(&mut self, epoch: u32) {

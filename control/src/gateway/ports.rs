@@ -2,13 +2,12 @@
 //!
 //! The twin owns admin state, MTU and MAC, and the port follows; the port owns carrier.
 
-use std::io;
 use std::sync::Arc;
 
-use dataplane::dpdk::{Link, Port, Tap, TapError};
+use dataplane::dpdk::{Port, Tap};
 
 use crate::config::PortConfig;
-use crate::netlink::watch::LinkState;
+use crate::netlink::watch::Link;
 
 /// One port and its twin.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(super) struct GatewayPort {
     pub(super) ifindex: u32,
     pub(super) queues: u16,
     pub(super) mac: [u8; 6],
-    pub(super) mtu: u16,
+    pub(super) mtu: u32,
     /// The twin is administratively up.
     pub(super) admin_up: bool,
     /// The port's carrier, as the twin was told; `None`: not told yet.
@@ -40,7 +39,8 @@ pub(super) enum PortEvent {
 impl GatewayPort {
     /// The port owns carrier: the twin shows it.
     pub(super) fn follow_carrier(&mut self) -> PortEvent {
-        let Link { up, .. } = self.port.link();
+        // A driver that can't tell is taken at its word that it runs.
+        let up = self.port.link().is_ok_and(|link| link.up);
         if self.carrier == Some(up) {
             return PortEvent::None;
         }
@@ -60,27 +60,28 @@ impl GatewayPort {
     }
 
     /// The twin owns MTU, MAC and admin state: the port follows.
-    pub(super) fn follow_twin(&mut self, link: &LinkState) -> PortEvent {
+    pub(super) fn follow_twin(&mut self, link: &Link) -> PortEvent {
+        let name = &self.config.name;
         let mut event = PortEvent::None;
-        if link.mtu != u32::from(self.mtu) {
+        if link.mtu != self.mtu {
             let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
             if let Err(error) = self.port.set_mtu(mtu) {
-                tracing::warn!(port = self.config.name, mtu, %error, "the port does not take its twin's MTU");
+                tracing::warn!(port = name, mtu, %error, "the port does not take its twin's MTU");
             }
-            self.mtu = mtu;
+            self.mtu = link.mtu;
             event = PortEvent::Changed;
         }
-        if link.mac != self.mac {
+        if let Some(mac) = link.mac.filter(|mac| *mac != self.mac) {
             // A device that can't change its address hears everything instead.
-            if let Err(error) = self.port.set_mac(link.mac).or_else(|_| self.port.set_promiscuous(true)) {
-                tracing::warn!(port = self.config.name, %error, "the port does not take its twin's MAC address");
+            if let Err(error) = self.port.set_mac(mac).or_else(|_| self.port.set_promiscuous(true)) {
+                tracing::warn!(port = name, %error, "the port does not take its twin's MAC address");
             }
-            self.mac = link.mac;
+            self.mac = mac;
             event = PortEvent::Changed;
         }
-        if link.admin_up != self.admin_up {
-            self.admin_up = link.admin_up;
-            event = if link.admin_up { PortEvent::Changed } else { PortEvent::Down };
+        if link.up != self.admin_up {
+            self.admin_up = link.up;
+            event = if link.up { PortEvent::Changed } else { PortEvent::Down };
         }
         event
     }

@@ -1,12 +1,224 @@
 //! What the gateway tells about itself.
 
-use dataplane::packet::{DropReason, PuntReason};
+use dataplane::flow::{FiveTuple, Snapshot};
+use dataplane::packet::DropReason;
 
 use super::ports::GatewayPort;
-use super::state::State;
+use super::state::{State, WorkerView};
 use crate::api::{
     ByReason, ConntrackCounts, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PacketCounts,
     PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TupleInfo, TwinCounters, WorkerStats,
-    WorkerStatus,
+    WorkerStatus, proto_name,
 };
+use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
+
+/// What the punt thread drops, by reason.
+const PUNT_DROPS: [DropReason; 3] =
+    [DropReason::TwinFull, DropReason::FromKernelRingFull, DropReason::NoMbuf];
+
+impl Handler for State {
+    fn status(&self) -> Status {
+        let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
+        let counts = self.tracker.counts();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: self.ready,
+            uptime_s: self.clock.millis() / 1000,
+            policy: self.policy_words(),
+            epoch: u64::from(self.tracker.epoch()),
+            hugepages: self.hugepages,
+            hardware: "none: this version carries flows in software".to_owned(),
+            flows: FlowCounts {
+                candidate: u64::from(counts.candidate),
+                software: u64::from(counts.software),
+                probing: u64::from(counts.probing),
+                hardware: 0,
+                closing: u64::from(counts.closing),
+                capacity: u64::from(self.config.flows.capacity),
+            },
+            packets: self.packets(&counted),
+            punted_by_reason: ByReason::from_counts(&counted.punted),
+            dropped_by_reason: self.dropped(&counted),
+            conntrack: ConntrackCounts {
+                events: self.conntrack.events,
+                overruns: self.conntrack.overruns,
+                resyncs: self.conntrack.resyncs,
+                refreshes: self.tracker.stats().refreshes,
+            },
+            workers: self.workers.iter().map(|worker| self.worker_status(worker)).collect(),
+            ports: self.ports(),
+            notices: self.config.notices.clone(),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        let twins = &self.punt.twins;
+        self.ports.iter().zip(twins).map(|(port, twin)| port_status(port, twin)).collect()
+    }
+
+    fn stats(&self) -> Stats {
+        let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
+        Stats {
+            packets: self.packets(&counted),
+            punted_by_reason: ByReason::from_counts(&counted.punted),
+            dropped_by_reason: self.dropped(&counted),
+            workers: self.workers.iter().map(|worker| self.worker_stats(worker)).collect(),
+            punt: vec![self.punt_stats()],
+        }
+    }
+
+    fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage {
+        let now = self.clock.millis();
+        let cursor = usize::try_from(cursor).unwrap_or(usize::MAX);
+        let wanted = |view: &ConnectionView| filter.matches(&self.flow_info(view));
+        let (views, next) = self.tracker.page(now, cursor, limit, &self.plane, wanted);
+        let flows = views.iter().map(|view| self.flow_info(view)).collect();
+        FlowPage { flows, next: next.map(|cursor| cursor as u64) }
+    }
+}
+
+impl State {
+    fn policy_words(&self) -> String {
+        match self.config.policy.accelerate {
+            Accelerate::Marked => {
+                let mark = self.config.policy.mark;
+                format!("marked: connections whose conntrack mark is {:#x}/{:#x}", mark.value, mark.mask)
+            }
+            Accelerate::Auto => "auto: every connection that the ruleset lets through".to_owned(),
+            other => format!("{}: every connection that the ruleset lets through", other.name()),
+        }
+    }
+
+    fn packets(&self, counted: &Snapshot) -> PacketCounts {
+        PacketCounts {
+            fast: counted.fast.packets,
+            hardware: 0,
+            punted: counted.punted_total(),
+            from_kernel: counted.from_kernel.packets,
+            dropped: counted.dropped_total() + PUNT_DROPS.iter().map(|r| self.punt.dropped(*r)).sum::<u64>(),
+        }
+    }
+
+    fn dropped(&self, counted: &Snapshot) -> ByReason<DropReason> {
+        let mut dropped = ByReason::from_counts(&counted.dropped);
+        for reason in PUNT_DROPS {
+            dropped.add(reason, self.punt.dropped(reason));
+        }
+        dropped
+    }
+
+    /// Shares of a worker's time since the start, in percent: busy, asleep.
+    fn shares(&self, worker: &WorkerView) -> (f64, f64) {
+        let whole = self.clock.nanos().max(1) as f64;
+        let asleep = (worker.activity.slept_nanos.get() as f64 / whole).min(1.0);
+        let polls = worker.activity.polls.get().max(1) as f64;
+        let found = 1.0 - worker.activity.empty_polls.get() as f64 / polls;
+        (100.0 * (1.0 - asleep) * found, 100.0 * asleep)
+    }
+
+    fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
+        let (busy_percent, sleeping_percent) = self.shares(worker);
+        let counted = Snapshot::of([&*worker.counters]);
+        let packets = counted.fast.packets + counted.punted_total() + counted.dropped_total();
+        WorkerStatus { core: worker.core, busy_percent, sleeping_percent, packets }
+    }
+
+    fn worker_stats(&self, worker: &WorkerView) -> WorkerStats {
+        let counted = Snapshot::of([&*worker.counters]);
+        WorkerStats {
+            core: worker.core,
+            packets: PacketCounts {
+                fast: counted.fast.packets,
+                hardware: 0,
+                punted: counted.punted_total(),
+                from_kernel: counted.from_kernel.packets,
+                dropped: counted.dropped_total(),
+            },
+            punted_by_reason: ByReason::from_counts(&counted.punted),
+            dropped_by_reason: ByReason::from_counts(&counted.dropped),
+            polls: worker.activity.polls.get(),
+            empty_polls: worker.activity.empty_polls.get(),
+            sleeps: worker.activity.sleeps.get(),
+            busy_percent: self.shares(worker).0,
+        }
+    }
+
+    fn punt_stats(&self) -> PuntStats {
+        let mut dropped_by_reason = ByReason::default();
+        for reason in PUNT_DROPS {
+            dropped_by_reason.add(reason, self.punt.dropped(reason));
+        }
+        let twins = &self.punt.twins;
+        PuntStats {
+            thread: 0,
+            to_kernel: twins.iter().map(|twin| twin.to_kernel.packets.get()).sum(),
+            control: self.punt.control.get(),
+            from_kernel: twins.iter().map(|twin| twin.from_kernel.packets.get()).sum(),
+            dropped_by_reason,
+        }
+    }
+
+    fn port_name(&self, index: u16) -> Option<String> {
+        self.ports.get(usize::from(index)).map(|port| port.config.name.clone())
+    }
+
+    fn flow_info(&self, view: &ConnectionView) -> FlowInfo {
+        let ports = view.orig.ports.or_else(|| view.reply.ports.map(|(ingress, egress)| (egress, ingress)));
+        let tuple = |tuple: &FiveTuple| TupleInfo::from(tuple);
+        let seconds = |millis: u64| millis as f64 / 1000.0;
+        let pair = |count: fn(&crate::tracker::DirectionCounters) -> u64| PerDirection {
+            orig: count(&view.orig.counters),
+            reply: count(&view.reply.counters),
+        };
+        FlowInfo {
+            proto: proto_name(view.orig.tuple.proto),
+            orig: tuple(&view.orig.tuple),
+            reply: tuple(&view.reply.tuple),
+            state: FlowState::ALL
+                .iter()
+                .copied()
+                .find(|s| s.name() == view.state)
+                .unwrap_or(FlowState::Candidate),
+            why: view.why.text().to_owned(),
+            packets: pair(|counters| counters.packets),
+            bytes: pair(|counters| counters.bytes),
+            in_port: ports.and_then(|(ingress, _)| self.port_name(ingress)),
+            out_port: ports.and_then(|(_, egress)| self.port_name(egress)),
+            age_s: seconds(view.age),
+            idle_s: seconds(view.idle.unwrap_or(view.age)),
+        }
+    }
+}
+
+fn port_status(port: &GatewayPort, twin: &dataplane::punt::TwinCounters) -> PortStatus {
+    // A driver that can't tell says nothing.
+    let (stats, link) = (port.port.stats().unwrap_or_default(), port.port.link().ok());
+    let [a, b, c, d, e, f] = port.mac;
+    PortStatus {
+        name: port.config.name.clone(),
+        device: port.config.device.to_string(),
+        driver: port.port.driver(),
+        netns: port.config.netns.clone(),
+        mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+        mtu: u16::try_from(port.mtu).unwrap_or(u16::MAX),
+        link_up: link.is_some_and(|link| link.up),
+        admin_up: port.admin_up,
+        // DPDK's word for an unknown speed is the highest number there is.
+        speed_mbps: link.map(|link| link.speed_mbps).filter(|speed| (1..u32::MAX).contains(speed)),
+        queues: port.queues,
+        rx: PortCounters {
+            packets: stats.ipackets,
+            bytes: stats.ibytes,
+            errors: stats.ierrors,
+            missed: stats.imissed + stats.rx_nombuf,
+        },
+        tx: PortCounters { packets: stats.opackets, bytes: stats.obytes, errors: stats.oerrors, missed: 0 },
+        twin: TwinCounters {
+            rx_packets: twin.to_kernel.packets.get(),
+            rx_bytes: twin.to_kernel.bytes.get(),
+            tx_packets: twin.from_kernel.packets.get(),
+            tx_bytes: twin.from_kernel.bytes.get(),
+        },
+    }
+}

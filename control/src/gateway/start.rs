@@ -1,6 +1,8 @@
 //! Bringing a gateway up. Whatever fails, all that was made before is undone by being dropped.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
@@ -9,22 +11,21 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{
     Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TapOptions, TxQueue,
 };
-use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, TableConfig, WorkerCounters};
+use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
 use dataplane::punt::{LocalAddresses, PuntLink, PuntRings, PuntThread};
-use dataplane::worker::{IdlePolicy, Worker, WorkerLink, WorkerPort};
+use dataplane::worker::{Activity, IdlePolicy, Worker, WorkerLink, WorkerPort};
 
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::plane::FlowPlane;
 use super::ports::GatewayPort;
 use super::settle::Settling;
-use super::state::State;
+use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
-use super::RunOptions;
 use crate::api;
+use crate::cli::RunOptions;
 use crate::config::{Config, PortConfig};
-use crate::netlink::sysctl;
-use crate::netlink::watch::LinkState;
+use crate::netlink::sysctl::ConntrackSettings;
 use crate::tracker::{Timing, Tracker};
 
 /// Descriptors of a queue that are asked for where the configuration does not say.
@@ -37,6 +38,8 @@ const FROM_KERNEL_RING: usize = 2048;
 /// Observations that wait for control, and commands that wait for the punt thread.
 const OBSERVATIONS: usize = 16_384;
 const COMMANDS: usize = 16_384;
+/// Different next hops at a time.
+const ADJACENCIES: usize = 65_536;
 /// Packets that a worker may hold, and buffers that its cache keeps.
 const HELD: usize = dataplane::worker::HOLD_CAPACITY;
 const CACHE: u32 = 256;
@@ -54,13 +57,15 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let workers = config.workers.cores.len();
 
     let pool = packet_pool(config, workers)?;
-    let (mut ports, taps, queues) = ports(config, workers, &pool)?;
+    let (ports, taps, queues) = ports(config, workers, &pool)?;
 
     let capacity = config.flows.capacity as usize;
     let table_error = |source| GatewayError::Table { capacity, source };
     let (table, writer) = FlowTable::create(TableConfig::new(capacity)).map_err(table_error)?;
-    let (adjacencies, adjacency_writer) = AdjacencyTable::create(Arc::clone(table.qsbr())).map_err(table_error)?;
-    let (contexts, context_writer) = ContextTable::create(Arc::clone(table.qsbr())).map_err(table_error)?;
+    let placement = Placement::default();
+    let (adjacencies, adjacency_writer) =
+        AdjacencyTable::create(ADJACENCIES, table.qsbr(), placement).map_err(table_error)?;
+    let (contexts, context_writer) = ContextTable::create(table.qsbr(), placement).map_err(table_error)?;
 
     let rings = PuntRings::new(CONTROL_RING, TRANSIT_RING);
     let observations = Arc::new(ArrayQueue::new(OBSERVATIONS));
@@ -69,10 +74,6 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
     let epoch = Arc::new(AtomicU32::new(0));
-    let register = || {
-        table.qsbr().register().map_err(|_| GatewayError::ThreadDied("worker"))
-    };
-
     let waker = Waker::new()?;
     let punt_link = PuntLink {
         rings: Arc::clone(&rings),
@@ -83,15 +84,20 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         epoch: Arc::clone(&epoch),
         stop: Arc::clone(&stop),
     };
-    let punt = PuntThread::new(taps, punt_link, Arc::clone(&table), register()?, pool.clone(), clock);
+    let punt =
+        PuntThread::new(taps, punt_link, Arc::clone(&table), table.qsbr().register()?, pool.clone(), clock);
     let punt_counters = punt.counters();
 
-    let mut counters = Vec::new();
+    let mut views = Vec::new();
     let mut threads = Vec::new();
     let idle = IdlePolicy { longest: config.workers.idle_sleep };
     for ((core, queues), from_kernel) in config.workers.cores.iter().zip(queues).zip(to_workers) {
-        let counted = Arc::new(WorkerCounters::new());
-        counters.push(Arc::clone(&counted));
+        let (counters, activity) = (Arc::new(WorkerCounters::default()), Arc::new(Activity::default()));
+        views.push(WorkerView {
+            core: *core,
+            counters: Arc::clone(&counters),
+            activity: Arc::clone(&activity),
+        });
         let link = WorkerLink {
             table: Arc::clone(&table),
             adjacencies: Arc::clone(&adjacencies),
@@ -99,34 +105,51 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             rings: Arc::clone(&rings),
             from_kernel,
             local: Arc::clone(&local),
-            counters: counted,
+            counters,
+            activity,
             stop: Arc::clone(&stop),
         };
-        threads.push((usize::from(*core), Worker::new(queues, link, register()?, clock, idle)));
+        threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
     }
 
     let settling = Settling::new(Arc::clone(table.qsbr()), commands);
-    let plane = FlowPlane { table, writer, adjacencies: adjacency_writer, contexts: context_writer, epoch };
-    let tracker = Tracker::new(timing(config), super::state::policy(config));
-
-    // Before the threads run: what fails up to here leaves nothing behind.
-    for port in &mut ports {
-        port.twin.set_persistent(true).map_err(|source| port.twin_error(source))?;
+    let plane = FlowPlane {
+        table,
+        writer,
+        adjacencies: adjacency_writer,
+        contexts: context_writer,
+        adjacency_table: adjacencies,
+        context_table: contexts,
+        epoch,
+    };
+    // Last of all: what fails before leaves no twin behind that was not there.
+    for port in &ports {
+        port.twin.set_persistent(true).map_err(setting(&port.config.name, "made to last"))?;
     }
     let threads = Threads::start(threads, punt, stop)?;
-    let state = State::new(
-        config.clone(),
-        options.config_path.clone(),
-        eal.uses_hugepages(),
+    let state = State {
+        config: config.clone(),
+        config_file: options.config_file.clone(),
+        hugepages: eal.uses_hugepages(),
         clock,
-        tracker,
+        tracker: Tracker::new(timing(config)?, super::state::policy(config)),
         plane,
         ports,
-        counters,
-        punt_counters,
+        workers: views,
+        punt: punt_counters,
         local,
-    );
+        addresses: Vec::new(),
+        neighbours: HashMap::new(),
+        conntrack: ConntrackTotals::default(),
+        ready: false,
+    };
     Gateway::new(threads, state, settling, observations, kernel, api, waker, pool, eal)
+}
+
+/// An error of a setting of a twin.
+fn setting(name: &str, what: &'static str) -> impl Fn(io::Error) -> GatewayError {
+    let name = name.to_owned();
+    move |source| GatewayError::TwinSetting { name: name.clone(), what, source }
 }
 
 fn eal_options(config: &Config) -> EalOptions {
@@ -176,93 +199,99 @@ fn packet_pool(config: &Config, workers: usize) -> Result<Mempool, GatewayError>
     Ok(Mempool::packets("flyover", count, data_room(config), CACHE, None)?)
 }
 
-type Ports = (Vec<GatewayPort>, Vec<Tap>, Vec<Vec<WorkerPort>>);
+type Ports = (Vec<GatewayPort>, Vec<Arc<Tap>>, Vec<Vec<WorkerPort>>);
 
-/// Ports with their twins, the twins' descriptors for the punt thread, and the queues by worker.
+/// Ports with their twins, the twins for the punt thread, and the queues by worker.
 fn ports(config: &Config, workers: usize, pool: &Mempool) -> Result<Ports, GatewayError> {
     let (mut ports, mut taps) = (Vec::new(), Vec::new());
     let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
     for port_config in &config.ports {
-        let (port, tap, rx, tx) = port(port_config, workers, pool)?;
+        let (port, rx, tx) = port(port_config, workers, pool)?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
             worker.push(WorkerPort { rx: rx.next(), tx });
         }
+        taps.push(Arc::clone(&port.twin));
         ports.push(port);
-        taps.push(tap);
     }
     Ok((ports, taps, queues))
-}
-
-fn netns_path(name: &str) -> PathBuf {
-    Path::new("/run/netns").join(name)
 }
 
 fn port(
     config: &PortConfig,
     workers: usize,
     pool: &Mempool,
-) -> Result<(GatewayPort, Tap, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
+) -> Result<(GatewayPort, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
     let device = config.device.to_string();
-    let twin_error = |source| GatewayError::Twin { name: config.name.clone(), source };
-    let port_error = |source| GatewayError::Port { name: config.name.clone(), device: device.clone(), source };
+    let name = &config.name;
+    let port_error = |source| GatewayError::Port { name: name.clone(), device: device.clone(), source };
 
-    let twin = Tap::open(&config.name, TapOptions { multi_queue: true }).map_err(twin_error)?;
-    let netns = config.netns.as_deref().map(netns_path);
+    let twin = Tap::open(name, TapOptions { multi_queue: true })
+        .map_err(|source| GatewayError::Twin { name: name.clone(), source })?;
+    let netns = config.netns.as_deref().map(|name| Path::new("/run/netns").join(name));
     let port = Port::attach(&device, netns.as_deref()).map_err(port_error)?;
 
-    let wanted = config.queues.map_or(workers, usize::from).min(workers);
-    let info = port.info();
+    let info = port.info().map_err(port_error)?;
     if usize::from(info.max_tx_queues) < workers {
-        let (name, has) = (config.name.clone(), info.max_tx_queues);
+        let (name, has) = (name.clone(), info.max_tx_queues);
         return Err(GatewayError::Queues { name, device, has, wants: workers });
     }
     // A tap PMD wants as many queues one way as the other.
-    let rx_queues = if port.driver() == "net_tap" { workers } else { wanted.min(info.max_rx_queues.into()) };
+    let rx_queues = if info.driver == "net_tap" {
+        workers
+    } else {
+        config.queues.map_or(workers, usize::from).min(workers).min(info.max_rx_queues.into())
+    };
     let descriptors = descriptors(config);
-    let queue_config = QueueConfig {
+    port.configure(&QueueConfig {
         rx_queues: rx_queues as u16,
         tx_queues: workers as u16,
         rx_descriptors: descriptors,
         tx_descriptors: descriptors,
         mtu: config.mtu,
         rss: rx_queues > 1,
-        pool,
-    };
-    port.configure(&queue_config).map_err(port_error)?;
+        ..QueueConfig::new(pool)
+    })
+    .map_err(port_error)?;
 
     // The twin's address is the one that neighbours know: an existing twin keeps it, a new one takes the
     // port's. A device that can't change its own hears everything instead.
-    let mac = if twin.created() { port.mac() } else { twin.mac().map_err(twin_error)? };
+    let port_mac = port.mac().map_err(port_error)?;
     if twin.created() {
-        twin.set_mac(mac).map_err(twin_error)?;
+        twin.set_mac(port_mac).map_err(setting(name, "given the port's MAC address"))?;
     }
     if let Some(mtu) = config.mtu {
-        twin.set_mtu(mtu).map_err(twin_error)?;
+        twin.set_mtu(u32::from(mtu)).map_err(setting(name, "given its MTU"))?;
     }
+    let mac = twin.mac().map_err(setting(name, "asked for its MAC address"))?;
     port.start().map_err(port_error)?;
-    if port.mac() != mac && (info.is_vdev || port.set_mac(mac).is_err()) {
+    if port_mac != mac && (info.is_vdev || port.set_mac(mac).is_err()) && info.driver != "net_tap" {
         port.set_promiscuous(true).map_err(port_error)?;
     }
     let (rx, tx) = port.take_queues().map_err(port_error)?;
-    let mtu = twin.mtu().map_err(twin_error)?;
-    let index = twin.index().map_err(twin_error)?;
-    let control = twin.control().map_err(twin_error)?;
-    let gateway_port =
-        GatewayPort::new(config.clone(), port, control, index, rx_queues as u16, LinkState::new(mac, mtu));
-    Ok((gateway_port, twin, rx, tx))
+    let gateway_port = GatewayPort {
+        config: config.clone(),
+        ifindex: twin.index().map_err(setting(name, "asked for its index"))?,
+        mtu: twin.mtu().map_err(setting(name, "asked for its MTU"))?,
+        admin_up: twin.is_up().map_err(setting(name, "asked for its state"))?,
+        port,
+        twin: Arc::new(twin),
+        queues: rx_queues as u16,
+        mac,
+        carrier: None,
+    };
+    Ok((gateway_port, rx, tx))
 }
 
-fn timing(config: &Config) -> Timing {
-    let default = Timing::default();
-    let seconds = |name: &str, fallback: u32| sysctl::conntrack_timeout(name).unwrap_or(fallback);
+pub(super) fn timing(config: &Config) -> Result<Timing, GatewayError> {
+    let settings = ConntrackSettings::read()?;
     let millis = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-    Timing {
+    Ok(Timing {
         revalidate_within: millis(config.flows.revalidate_within),
         reprove_every: millis(config.flows.reprove_every),
-        tcp_established_s: seconds("tcp_timeout_established", default.tcp_established_s),
-        udp_stream_s: seconds("udp_timeout_stream", default.udp_stream_s),
-        udp_s: seconds("udp_timeout", default.udp_s),
-        ..default
-    }
+        tcp_established_s: settings.tcp_timeout_established,
+        udp_stream_s: settings.udp_timeout_stream,
+        udp_s: settings.udp_timeout,
+        ..Timing::default()
+    })
 }

@@ -1,16 +1,19 @@
 //! The gateway's state, apart from the loop that drives it.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataplane::clock::Clock;
 use dataplane::flow::WorkerCounters;
 use dataplane::punt::{LocalAddresses, PuntCounters};
+use dataplane::worker::Activity;
 
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
 use crate::config::{Accelerate, Config};
-use crate::netlink::watch::{Change, LinkState};
+use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
 use crate::tracker::{Changed, Policy, Tracker};
 
 /// What the configuration says of which flows may fly.
@@ -24,20 +27,31 @@ pub(super) fn policy(config: &Config) -> Policy {
     }
 }
 
+/// What is counted of one worker.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerView {
+    pub(super) core: u16,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) activity: Arc<Activity>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) config: Config,
-    pub(super) config_path: Option<PathBuf>,
+    pub(super) config_file: Option<PathBuf>,
     pub(super) hugepages: bool,
     pub(super) clock: Clock,
     pub(super) tracker: Tracker,
     pub(super) plane: FlowPlane,
     pub(super) ports: Vec<GatewayPort>,
-    pub(super) workers: Vec<Arc<WorkerCounters>>,
+    pub(super) workers: Vec<WorkerView>,
     pub(super) punt: Arc<PuntCounters>,
     pub(super) local: Arc<LocalAddresses>,
-    pub(super) addresses: Vec<(u32, std::net::IpAddr)>,
+    /// Addresses of this host, by interface.
+    pub(super) addresses: Vec<(u32, IpAddr)>,
+    /// The MAC address by which each neighbour was reached last.
+    pub(super) neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
     pub(super) conntrack: ConntrackTotals,
     pub(super) ready: bool,
 }
@@ -51,45 +65,72 @@ pub(super) struct ConntrackTotals {
 }
 
 impl State {
+    /// Takes in what is there when following begins.
+    pub(super) fn begin(&mut self, initial: &InitialState) {
+        self.addresses = initial.addresses.iter().map(|a| (a.ifindex, a.address)).collect();
+        self.set_local_addresses();
+        let neighbours = initial.neighbours.iter();
+        self.neighbours = neighbours.filter_map(|n| Some(((n.ifindex, n.address), n.mac?))).collect();
+        for link in &initial.links {
+            if let Some(port) = self.ports.iter_mut().find(|port| port.ifindex == link.ifindex) {
+                port.follow_twin(link);
+            }
+        }
+    }
+
     /// Takes note of a change in the kernel.
     pub(super) fn changed(&mut self, change: &Change) {
         let now = self.clock.millis();
         let what = match change {
-            Change::Neighbour { former: Some(mac), .. } => Changed::NextHop { mac: *mac },
-            Change::Link(link) => match self.link_changed(link) {
-                Some(what) => what,
-                None => return,
-            },
-            Change::Address { ifindex, address, added } => {
-                let entry = (*ifindex, *address);
+            Change::Neighbour { neighbour, deleted } => self.neighbour_changed(neighbour, *deleted),
+            Change::Link { link, deleted } => self.link_changed(link, *deleted),
+            Change::Address { address, added } => {
+                let entry = (address.ifindex, address.address);
                 self.addresses.retain(|known| *known != entry);
                 if *added {
                     self.addresses.push(entry);
                 }
                 self.set_local_addresses();
-                Changed::Anything
+                Some(Changed::Anything)
             }
-            // A neighbour that was not there before: nothing flies to it yet.
-            Change::Neighbour { former: None, .. } => return,
-            _ => Changed::Anything,
+            _ => Some(Changed::Anything),
         };
-        tracing::debug!(?change, "kernel");
-        self.tracker.changed(now, what, &mut self.plane);
+        if let Some(what) = what {
+            tracing::debug!(?change, "the kernel has changed");
+            self.tracker.changed(now, what, &mut self.plane);
+        }
     }
 
-    pub(super) fn set_local_addresses(&mut self) {
+    fn set_local_addresses(&mut self) {
         let addresses = self.addresses.iter().map(|(_, address)| *address);
         self.local.set(addresses.clone());
         self.tracker.set_local_addresses(addresses, &mut self.plane);
     }
 
-    fn link_changed(&mut self, link: &LinkState) -> Option<Changed> {
+    /// Flows leave a neighbour that is not where it was; one that was not there before has none.
+    fn neighbour_changed(&mut self, neighbour: &Neighbour, deleted: bool) -> Option<Changed> {
+        let key = (neighbour.ifindex, neighbour.address);
+        let usable = neighbour.mac.filter(|_| neighbour.usable && !deleted);
+        let former = match usable {
+            Some(mac) => self.neighbours.insert(key, mac),
+            None => self.neighbours.remove(&key),
+        };
+        former.filter(|mac| usable != Some(*mac)).map(|mac| Changed::NextHop { mac })
+    }
+
+    fn link_changed(&mut self, link: &Link, deleted: bool) -> Option<Changed> {
         let Some(index) = self.ports.iter().position(|port| port.ifindex == link.ifindex) else {
             // Bridges, VLANs, bonds: what is built on twins matters too.
             return Some(Changed::Anything);
         };
-        let event = self.ports.get_mut(index)?.follow_twin(link);
-        port_change(index, event)
+        if deleted {
+            tracing::error!(
+                port = link.name,
+                "its twin was deleted: the port carries nothing until the gateway is restarted"
+            );
+            return port_change(index, PortEvent::Down);
+        }
+        port_change(index, self.ports.get_mut(index)?.follow_twin(link))
     }
 
     /// The ports own carrier.

@@ -9,4 +9,4 @@ mod thread;
 pub use local::LocalAddresses;
 pub use observation::{Observation, Proof, PuntCommand};
 pub use rings::{FromKernel, PuntClass, PuntEvent, PuntRings, Punted};
-pub use thread::{PuntCounters, PuntLink, PuntThread};
+pub use thread::{PuntCounters, PuntLink, PuntThread, TwinCounters};

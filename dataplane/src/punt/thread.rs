@@ -16,7 +16,7 @@ use super::fingerprints::{Fingerprints, PATIENCE, Seen};
 use super::{FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
 use crate::clock::Clock;
 use crate::dpdk::{Mbuf, Mempool, Tap};
-use crate::flow::{Counter, FlowRef, FlowTable, QsbrReader};
+use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
 use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
 
 /// Packets taken from a ring, or frames read from a twin, before the other side gets its turn.
@@ -30,13 +30,22 @@ const LONGEST_NAP: Duration = Duration::from_millis(1);
 /// How often idle directions are forgotten, in microseconds.
 const HOUSEKEEPING: u64 = 1_000_000;
 
+/// What went over one twin.
+#[derive(Debug, Default)]
+pub struct TwinCounters {
+    /// Packets given to the kernel: what the twin received.
+    pub to_kernel: PacketCounter,
+    /// Frames taken from the kernel: what the twin sent.
+    pub from_kernel: PacketCounter,
+}
+
 /// What the punt thread counts; written by it alone.
 #[derive(Debug, Default)]
 pub struct PuntCounters {
-    /// Packets given to the kernel.
-    pub to_kernel: Counter,
-    /// Frames taken from the kernel.
-    pub from_kernel: Counter,
+    /// By twin, in the order of the ports.
+    pub twins: Vec<TwinCounters>,
+    /// Packets of the control class given to the kernel.
+    pub control: Counter,
     /// Frames that proved a direction.
     pub proofs: Counter,
     /// Observations that control had no room for: costs speed, nothing else.
@@ -50,6 +59,10 @@ pub struct PuntCounters {
 }
 
 impl PuntCounters {
+    fn new(twins: usize) -> Self {
+        Self { twins: std::iter::repeat_with(TwinCounters::default).take(twins).collect(), ..Self::default() }
+    }
+
     /// What was dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         match reason {
@@ -113,6 +126,7 @@ impl PuntThread {
         pool: Mempool,
         clock: Clock,
     ) -> Self {
+        let counters = Arc::new(PuntCounters::new(twins.len()));
         Self {
             twins,
             link,
@@ -120,7 +134,7 @@ impl PuntThread {
             quiescence,
             pool,
             clock,
-            counters: Arc::default(),
+            counters,
             prints: Fingerprints::new(),
             told: false,
             // The longest frame that a tap can give.
@@ -169,7 +183,10 @@ impl PuntThread {
         for class in [PuntClass::Control, PuntClass::Transit] {
             for _ in 0..BATCH {
                 let Some(packet) = self.link.rings.pop(class) else { break };
-                self.taken += u64::from(class == PuntClass::Transit);
+                match class {
+                    PuntClass::Control => self.counters.control.add(1),
+                    PuntClass::Transit => self.taken += 1,
+                }
                 self.to_kernel(packet, now);
                 work += 1;
             }
@@ -230,11 +247,12 @@ impl PuntThread {
                 PuntEvent::Lost => self.tell(Observation::Lost(flow)),
             }
         }
-        let written = match self.twins.get(usize::from(ingress.port())) {
-            Some(twin) => twin.write(mbuf.data()).is_ok(),
-            None => false,
-        };
-        if written { &self.counters.to_kernel } else { &self.counters.twin_full }.add(1);
+        let port = usize::from(ingress.port());
+        let written = self.twins.get(port).is_some_and(|twin| twin.write(mbuf.data()).is_ok());
+        match self.counters.twins.get(port).filter(|_| written) {
+            Some(twin) => twin.to_kernel.add(1, mbuf.len() as u64),
+            None => self.counters.twin_full.add(1),
+        }
     }
 
     /// Remembers what the packet looks like, so that it is recognised when the kernel forwards it.
@@ -258,7 +276,9 @@ impl PuntThread {
         for nth in 0..BATCH {
             let Some(twin) = self.twins.get(port) else { return nth };
             let Ok(length) = twin.read(&mut self.buffer) else { return nth };
-            self.counters.from_kernel.add(1);
+            if let Some(counters) = self.counters.twins.get(port) {
+                counters.from_kernel.add(1, length as u64);
+            }
             self.forward(port, length);
         }
         BATCH
