@@ -51,12 +51,14 @@ fn compile_shim(cflags: &[String]) -> Result<(), String> {
     let mut cc = cc::Build::new();
     let missing =
         |e: &dyn std::fmt::Display| format!("no C compiler works here ({e}). Install one with: {INSTALL}");
+    // Off while looking for the compiler: cc would say in two more lines that there is none.
+    cc.cargo_warnings(false);
     let compiler = cc.try_get_compiler().map_err(|e| missing(&one_line(&e.to_string())))?;
     compiler.to_command().arg("--version").output().map_err(|e| missing(&e))?;
     for flag in cflags {
         cc.flag(flag);
     }
-    cc.file("shim.c").opt_level(3).warnings(false).cargo_metadata(false);
+    cc.cargo_warnings(true).file("shim.c").opt_level(3).warnings(false).cargo_metadata(false);
     cc.try_compile("dpdk_shim").map_err(|e| {
         format!(
             "shim.c does not compile against this libdpdk ({}). Install: {INSTALL}",

@@ -41,7 +41,7 @@ pub struct EalOptions {
     pub file_prefix: String,
     /// The CPU that EAL takes as its main core. By default those that the calling thread may run on.
     pub main_core: Option<usize>,
-    /// Log errors alone. Otherwise what DPDK logs by default. Either goes to standard error.
+    /// Log errors alone, else what DPDK logs by default. Either goes to standard error.
     pub quiet: bool,
     /// Further EAL arguments, as on a DPDK program's command line.
     pub extra: Vec<String>,

@@ -23,7 +23,7 @@ thread_local! {
 /// Sends everything that DPDK logs here. Call before `rte_eal_init`, which logs already.
 pub(super) fn redirect(quiet: bool) {
     VERBOSE.store(!quiet, Ordering::Relaxed);
-    let level = if quiet { sys::RTE_LOG_ERR } else { sys::RTE_LOG_NOTICE };
+    let level = if quiet { sys::RTE_LOG_ERR } else { sys::RTE_LOG_DEBUG };
     // SAFETY: `write` has the signature that the shim calls; the stream it makes is never closed, and DPDK takes NULL
     // (no memory for a stream) as "the default stream".
     unsafe {
