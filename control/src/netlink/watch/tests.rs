@@ -114,63 +114,43 @@ proptest! {
     }
 
     #[test]
-    fn replacing_tells_just_the_differences(
-        before in proptest::collection::vec((0u32..4, 0u8..4, 0u8..3), 0..12),
-        after in proptest::collection::vec((0u32..4, 0u8..4, 0u8..3), 0..12),
-    ) {
-        let state = |list: &[(u32, u8, u8)]| {
-            let neighbours = list.iter().map(|&(ifindex, host, mac)| Neighbour {
+    fn replacing_tells_just_the_differences(before in states(), after in states()) {
+        let mut known = Known::new(&before);
+        known.replace(&after);
+        prop_assert_eq!(&known, &Known::new(&after));
+        prop_assert_eq!(known.replace(&after), []);
+    }
+}
+
+/// Few interfaces, addresses and neighbours, so that two states often share some.
+fn states() -> impl Strategy<Value = InitialState> {
+    let mtus = proptest::collection::btree_map(0u32..4, 1500u32..1502, 0..4);
+    let hosts = || proptest::collection::btree_map((0u32..4, 1u8..5), 0u8..3, 0..8);
+    (mtus, hosts(), hosts()).prop_map(|(mtus, addresses, neighbours)| InitialState {
+        links: mtus.into_iter().map(|(ifindex, mtu)| link(ifindex, mtu)).collect(),
+        addresses: addresses
+            .into_keys()
+            .map(|(ifindex, host)| Address {
+                ifindex,
+                address: Ipv4Addr::new(10, 0, host, 1).into(),
+                prefix: 24,
+            })
+            .collect(),
+        neighbours: neighbours
+            .into_iter()
+            .map(|((ifindex, host), mac)| Neighbour {
                 ifindex,
                 address: Ipv4Addr::new(10, 0, 0, host).into(),
                 mac: Some([mac; 6]),
                 usable: true,
-            });
-            let addresses = list.iter().map(|&(ifindex, host, _)| Address {
-                ifindex,
-                address: Ipv4Addr::new(10, 0, host, 1).into(),
-                prefix: 24,
-            });
-            let links = list.iter().map(|&(ifindex, host, _)| Link {
-                ifindex,
-                name: format!("v{ifindex}"),
-                altnames: vec![],
-                up: true,
-                running: host == 0,
-                mtu: 1500,
-                mac: None,
-                master: None,
-            });
-            InitialState { links: links.collect(), addresses: addresses.collect(), neighbours: neighbours.collect() }
-        };
-        let (before, after) = (state(&before), state(&after));
-        let mut known = Known::new(&before);
-        known.replace(&after);
-        prop_assert_eq!(known, Known::new(&after));
-        let mut same = Known::new(&after);
-        let once_each = InitialState {
-            links: vec![],
-            ..after.clone()
-        };
-        // Of what a list names twice the last counts, and going there by way of the first is a change.
-        let mut unique = once_each;
-        unique.links = {
-            let mut links: Vec<Link> = Vec::new();
-            for link in after.links {
-                links.retain(|known| known.ifindex != link.ifindex);
-                links.push(link);
-            }
-            links
-        };
-        unique.neighbours = {
-            let mut neighbours: Vec<Neighbour> = Vec::new();
-            for neighbour in unique.neighbours {
-                neighbours.retain(|known| (known.ifindex, known.address) != (neighbour.ifindex, neighbour.address));
-                neighbours.push(neighbour);
-            }
-            neighbours
-        };
-        prop_assert_eq!(same.replace(&unique), []);
-    }
+            })
+            .collect(),
+    })
+}
+
+fn link(ifindex: u32, mtu: u32) -> Link {
+    let name = format!("v{ifindex}");
+    Link { ifindex, name, altnames: vec![], up: true, running: true, mtu, mac: None, master: None }
 }
 
 #[test]
