@@ -64,7 +64,7 @@ fn flow(index: u64) -> FlowInfo {
     let (client, server, wan) = (address("2001:db8::2"), address("2001:db8:1::9"), address("2001:db8:2::1"));
     let port = u16::try_from(index % 50_000).unwrap_or(0) + 1;
     FlowInfo {
-        proto: if index % 2 == 0 { "tcp" } else { "udp" }.to_owned(),
+        proto: if index.is_multiple_of(2) { "tcp" } else { "udp" }.to_owned(),
         orig: TupleInfo { src: client, dst: server, sport: port, dport: 443 },
         reply: TupleInfo { src: server, dst: wan, sport: 443, dport: port },
         state: FlowState::Software,

@@ -29,7 +29,7 @@ impl Fake {
             dport,
         };
         FlowInfo {
-            proto: if index % 2 == 0 { "tcp" } else { "udp" }.to_owned(),
+            proto: if index.is_multiple_of(2) { "tcp" } else { "udp" }.to_owned(),
             orig: tuple("192.168.1.2", "192.0.2.9", port, 443),
             reply: tuple("192.0.2.9", "203.0.113.1", 443, port),
             state: FlowState::Software,

@@ -11,7 +11,7 @@ pub struct ConfigError {
     /// Where it is.
     pub place: Place,
     /// What it is.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
 }
 
 /// Where a fault is.
@@ -160,7 +160,12 @@ fn of_key(key: &Option<String>) -> String {
 
 /// The candidate that looks most like `word`, if any looks like it at all.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let similarity = |candidate| strsim::jaro_winkler(&word.to_lowercase(), candidate);
+    let word = word.to_lowercase();
+    let similarity = |candidate| {
+        // One slip of the finger in a short word leaves little that is equal: it counts more than likeness.
+        let slip = word.len() > 2 && strsim::damerau_levenshtein(&word, candidate) == 1;
+        strsim::jaro_winkler(&word, candidate) + if slip { 1.0 } else { 0.0 }
+    };
     candidates
         .into_iter()
         .map(|candidate| (similarity(candidate), candidate))

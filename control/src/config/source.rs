@@ -16,7 +16,7 @@ pub(super) enum Source<'a> {
 
 /// Reads a configuration file, at most [`MAX_FILE`] bytes of it.
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
-    let fault = |problem| ConfigError { place: Place::File(path.to_owned()), problem };
+    let fault = |problem| ConfigError { place: Place::File(path.to_owned()), problem: Box::new(problem) };
     let unreadable = |error| fault(Problem::Read { error });
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
@@ -37,7 +37,7 @@ impl<'a> Source<'a> {
             Self::File { path, .. } => Place::File(path.to_owned()),
             Self::PortOption(option) => Place::PortOption(option.to_owned()),
         };
-        ConfigError { place, problem }
+        ConfigError { place, problem: Box::new(problem) }
     }
 
     /// A fault at a byte range.
@@ -45,7 +45,8 @@ impl<'a> Source<'a> {
         match *self {
             Self::File { path, text } => {
                 let (line, column) = position(text, span.start);
-                ConfigError { place: Place::Line { path: path.to_owned(), line, column }, problem }
+                let place = Place::Line { path: path.to_owned(), line, column };
+                ConfigError { place, problem: Box::new(problem) }
             }
             Self::PortOption(_) => self.fault(problem),
         }
