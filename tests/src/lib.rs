@@ -1,1 +1,31 @@
-//! Namespaces, traffic and end-to-end tests of Flyover.
+//! Laboratories of network namespaces in which Flyover, or the kernel alone, is the gateway.
+//!
+//! A [`Lab`] builds namespaces for a client, a gateway and a server, and takes them away again whatever happens.
+//! Its [`Plane`] decides who forwards: Flyover on tap ports, or the kernel between veth pairs with the same
+//! addresses and the same ruleset, so that what the kernel does is always at hand to compare with.
+//!
+//! Everything here runs as root, or as an ordinary user under `tests/in-userns`.
+#![forbid(unsafe_code)]
+
+pub mod conntrack;
+pub mod counters;
+pub mod error;
+pub mod gateway;
+pub mod iperf;
+pub mod namespace;
+pub mod process;
+pub mod raw;
+pub mod rules;
+pub mod status;
+pub mod tcp;
+pub mod topology;
+pub mod udp;
+pub mod wait;
+
+pub use error::LabError;
+pub use gateway::Gateway;
+pub use namespace::Namespace;
+pub use topology::{Lab, LabBuilder, Plane};
+
+/// What the functions of this crate return.
+pub type Result<T, E = LabError> = std::result::Result<T, E>;

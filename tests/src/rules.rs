@@ -1,0 +1,55 @@
+//! The nft rulesets that gateways in the laboratory run.
+
+/// A gateway that forwards everything and tracks connections, without NAT.
+pub const ROUTED: &str = "
+table inet filter {
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+    ct state invalid drop
+    ct state new accept
+  }
+}
+";
+
+/// A home router: masquerade towards `wan0`, TCP and UDP port 8080 of it forwarded to port 80 of a host in
+/// the LAN, and hairpin NAT for the LAN itself.
+pub const HOME_ROUTER: &str = "
+table inet filter {
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+    ct state invalid drop
+    iifname lan0 accept
+    ct status dnat accept
+  }
+}
+table ip nat {
+  chain prerouting {
+    type nat hook prerouting priority dstnat;
+    ip daddr 198.51.100.1 meta l4proto { tcp, udp } th dport 8080 dnat to 192.168.1.20:80
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    oifname wan0 masquerade
+    iifname lan0 oifname lan0 ct status dnat masquerade
+  }
+}
+";
+
+/// Source NAT to a fixed address and range of ports.
+pub const SNAT: &str = "
+table inet filter {
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+    iifname lan0 accept
+  }
+}
+table ip nat {
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    oifname wan0 meta l4proto { tcp, udp } snat to 198.51.100.77:20000-29999
+  }
+}
+";

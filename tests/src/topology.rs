@@ -1,0 +1,366 @@
+//! A client, a gateway and a server, and who forwards between them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::counters::LinkCounters;
+use crate::gateway::{Gateway, Port};
+use crate::status::Flow;
+use crate::{LabError, Namespace, Result, wait};
+
+/// The client, in the LAN.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+/// Another address in the LAN, on the client's host: what the port forward leads to.
+pub const LAN_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
+/// The gateway's address in the LAN.
+pub const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+/// The gateway's address towards the world.
+pub const GATEWAY_WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The second address of the gateway towards the world: the one that `snat` uses.
+pub const GATEWAY_SNAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+/// The server, in the world.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+/// The gateway's address on the third port.
+pub const GATEWAY_OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The host on the third port.
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+
+/// The name of every host's interface.
+pub const HOST_INTERFACE: &str = "eth0";
+
+/// Who forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Flyover on net_tap ports: hosts have the wire side, the gateway the twins.
+    Flyover,
+    /// The kernel alone, between veth pairs without offloads: what Flyover must be equal to.
+    KernelOnly,
+}
+
+impl Plane {
+    /// The plane that tests are about: Flyover, or the kernel alone where `FLYOVER_LAB=kernel`, which shows that
+    /// a test's expectations are the kernel's.
+    pub fn under_test() -> Self {
+        match std::env::var("FLYOVER_LAB").as_deref() {
+            Ok("kernel") => Self::KernelOnly,
+            _ => Self::Flyover,
+        }
+    }
+}
+
+/// A wire between the gateway and a host.
+#[derive(Clone, Debug)]
+struct Wire {
+    twin: &'static str,
+    gateway: &'static [Ipv4Addr],
+    host: Namespace,
+    addresses: &'static [Ipv4Addr],
+}
+
+/// What a laboratory is made of.
+#[derive(Clone, Debug)]
+pub struct LabBuilder {
+    plane: Plane,
+    rules: String,
+    third_port: bool,
+    sections: BTreeMap<String, Vec<String>>,
+}
+
+impl LabBuilder {
+    /// The gateway's nft ruleset: one of [`crate::rules`] or another. None without this.
+    pub fn rules(mut self, rules: &str) -> Self {
+        rules.clone_into(&mut self.rules);
+        self
+    }
+
+    /// A third port `opt0`, with the host [`OTHER`] on it.
+    pub fn third_port(mut self) -> Self {
+        self.third_port = true;
+        self
+    }
+
+    /// Adds a line to a section of Flyover's configuration.
+    pub fn config(mut self, section: &str, line: &str) -> Self {
+        self.sections.entry(section.to_owned()).or_default().push(line.to_owned());
+        self
+    }
+
+    /// Makes the namespaces, starts the gateway, sets addresses and rules, and waits until every host reaches
+    /// the gateway.
+    ///
+    /// # Errors
+    /// When a step fails; what was made until then is taken away.
+    pub fn build(self) -> Result<Lab> {
+        Lab::build(self)
+    }
+}
+
+/// Namespaces with a gateway between them. Dropping it takes everything away, and prints what helps to understand
+/// a failure when a test is panicking.
+#[derive(Debug)]
+pub struct Lab {
+    // Dropped in this order: first the process, then the namespaces, then its files.
+    gateway: Option<Gateway>,
+    wires: Vec<Wire>,
+    namespace: Namespace,
+    plane: Plane,
+    directory: TempDir,
+}
+
+impl Lab {
+    /// Describes a laboratory of client, gateway and server.
+    pub fn builder(plane: Plane) -> LabBuilder {
+        LabBuilder { plane, rules: String::new(), third_port: false, sections: BTreeMap::new() }
+    }
+
+    fn build(description: LabBuilder) -> Result<Self> {
+        let LabBuilder { plane, rules, third_port, mut sections } = description;
+        let namespace = Namespace::new("gw")?;
+        let mut wires = vec![
+            Wire {
+                twin: "wan0",
+                gateway: &[GATEWAY_WAN, GATEWAY_SNAT],
+                host: Namespace::new("server")?,
+                addresses: &[SERVER],
+            },
+            Wire {
+                twin: "lan0",
+                gateway: &[GATEWAY_LAN],
+                host: Namespace::new("client")?,
+                addresses: &[CLIENT, LAN_SERVER],
+            },
+        ];
+        if third_port {
+            let host = Namespace::new("other")?;
+            wires.push(Wire { twin: "opt0", gateway: &[GATEWAY_OTHER], host, addresses: &[OTHER] });
+        }
+        let directory =
+            tempfile::Builder::new().prefix("flylab").tempdir().map_err(LabError::io("make a directory"))?;
+        let gateway = match plane {
+            Plane::KernelOnly => None,
+            Plane::Flyover => {
+                // Laboratories that run side by side share the cores evenly.
+                let cores = format!("cores = [{}]", next_core());
+                let workers = sections.entry("workers".to_owned()).or_default();
+                if !workers.iter().any(|line| line.starts_with("cores")) {
+                    workers.push(cores);
+                }
+                let ports: Vec<Port> = wires.iter().enumerate().map(|(n, wire)| wire.port(n)).collect();
+                Some(Gateway::new(&namespace, directory.path(), &ports, &toml(&sections))?)
+            }
+        };
+        let mut lab = Self { gateway, wires, namespace, plane, directory };
+        lab.namespace.sysctl("net.ipv4.ip_forward", "1")?;
+        lab.namespace.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
+        lab.namespace.sysctl("net.ipv4.conf.default.rp_filter", "1")?;
+        match &mut lab.gateway {
+            Some(gateway) => gateway.start()?,
+            None => lab.wires.iter().try_for_each(|wire| wire.lay_veth(&lab.namespace))?,
+        }
+        lab.address_twins()?;
+        lab.namespace.nft(&rules)?;
+        lab.plug_hosts()?;
+        Ok(lab)
+    }
+
+    /// Who forwards here.
+    pub fn plane(&self) -> Plane {
+        self.plane
+    }
+
+    /// The gateway's namespace.
+    pub fn gateway(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The client's namespace, in the LAN.
+    pub fn client(&self) -> &Namespace {
+        self.host("lan0")
+    }
+
+    /// The server's namespace, in the world.
+    pub fn server(&self) -> &Namespace {
+        self.host("wan0")
+    }
+
+    /// The namespace of the host on the third port.
+    ///
+    /// # Panics
+    /// When the laboratory was built without one.
+    pub fn other(&self) -> &Namespace {
+        self.host("opt0")
+    }
+
+    /// A directory that goes away with the laboratory.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    /// Flyover, unless the kernel forwards alone.
+    pub fn flyover(&self) -> Option<&Gateway> {
+        self.gateway.as_ref()
+    }
+
+    /// Flyover, unless the kernel forwards alone, to stop it and start it again.
+    pub fn flyover_mut(&mut self) -> Option<&mut Gateway> {
+        self.gateway.as_mut()
+    }
+
+    /// Starts Flyover again and connects the hosts, whose interfaces went away with the process that made them.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.start()?;
+        }
+        self.plug_hosts()
+    }
+
+    /// Gives the hosts' interfaces their addresses and a way out, and waits until they reach the gateway.
+    ///
+    /// # Errors
+    /// When an interface is missing or the gateway can't be reached.
+    pub fn plug_hosts(&self) -> Result<()> {
+        self.wires.iter().try_for_each(Wire::plug)?;
+        self.wires.iter().try_for_each(Wire::wait_for_gateway)
+    }
+
+    /// The kernel's counters of all twins, summed.
+    ///
+    /// # Errors
+    /// When a twin is missing.
+    pub fn kernel_counters(&self) -> Result<LinkCounters> {
+        self.wires.iter().try_fold(LinkCounters::default(), |sum, wire| {
+            let link = LinkCounters::read(&self.namespace, wire.twin)?;
+            Ok(LinkCounters {
+                rx_packets: sum.rx_packets + link.rx_packets,
+                tx_packets: sum.tx_packets + link.tx_packets,
+                rx_bytes: sum.rx_bytes + link.rx_bytes,
+                tx_bytes: sum.tx_bytes + link.tx_bytes,
+            })
+        })
+    }
+
+    /// Makes traffic with `stimulate` until the connection from `source_port` flies, and returns it. With the
+    /// kernel alone the traffic is made once.
+    ///
+    /// # Errors
+    /// When the traffic fails, or the connection does not fly within [`wait::PATIENCE`].
+    pub fn until_flying(
+        &self,
+        protocol: &str,
+        source_port: u16,
+        mut stimulate: impl FnMut() -> Result<()>,
+    ) -> Result<Option<Flow>> {
+        let Some(gateway) = &self.gateway else { return stimulate().map(|()| None) };
+        let what = format!("the {protocol} connection from port {source_port} to fly");
+        wait::until(wait::PATIENCE, &what, || {
+            if let Err(error) = stimulate() {
+                return Some(Err(error));
+            }
+            match gateway.flow(protocol, source_port) {
+                Ok(Some(flow)) if flow.state() == "software" || flow.state() == "hardware" => Some(Ok(flow)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            }
+        })?
+        .map(Some)
+    }
+
+    fn host(&self, twin: &str) -> &Namespace {
+        let wire = self.wires.iter().find(|wire| wire.twin == twin);
+        &wire.unwrap_or_else(|| panic!("this laboratory has no {twin}")).host
+    }
+
+    fn address_twins(&self) -> Result<()> {
+        for wire in &self.wires {
+            for address in wire.gateway {
+                self.namespace.run(&format!("ip address replace {address}/24 dev {}", wire.twin))?;
+            }
+            self.namespace.run(&format!("ip link set {} up", wire.twin))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        if let Some(gateway) = &self.gateway {
+            println!("{}", gateway.report());
+        }
+        for line in ["ip -s link", "ip route", "ip neigh", "nft list ruleset", "conntrack -L -o id"] {
+            let text = self.namespace.run(line).unwrap_or_else(|e| e.to_string());
+            println!("gateway: {line}\n{}", text.lines().take(60).collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+impl Wire {
+    fn port(&self, number: usize) -> Port {
+        Port {
+            name: self.twin.to_owned(),
+            device: format!("net_tap{number},iface={HOST_INTERFACE}"),
+            netns: Some(self.host.name().to_owned()),
+        }
+    }
+
+    /// The kernel's way: a veth pair, with the offloads off that a wire would not have either.
+    fn lay_veth(&self, gateway: &Namespace) -> Result<()> {
+        let (twin, host) = (self.twin, self.host.name());
+        gateway.run(&format!("ip link add {twin} type veth peer name {HOST_INTERFACE} netns {host}"))?;
+        gateway.run(&format!("ethtool -K {twin} tx off tso off gso off gro off"))?;
+        self.host.run(&format!("ethtool -K {HOST_INTERFACE} tx off tso off gso off gro off"))?;
+        Ok(())
+    }
+
+    fn plug(&self) -> Result<()> {
+        let what = format!("{HOST_INTERFACE} in {}", self.host.name());
+        wait::until_true(wait::PATIENCE, &what, || self.host.has_interface(HOST_INTERFACE))?;
+        for address in self.addresses {
+            self.host.run(&format!("ip address replace {address}/24 dev {HOST_INTERFACE}"))?;
+        }
+        self.host.run(&format!("ip link set {HOST_INTERFACE} up"))?;
+        if let Some(gateway) = self.gateway.first() {
+            self.host.run(&format!("ip route replace default via {gateway}"))?;
+        }
+        Ok(())
+    }
+
+    /// Until the gateway's kernel refuses a connection to a port that nobody listens on: ARP and both ways work.
+    fn wait_for_gateway(&self) -> Result<()> {
+        let Some(gateway) = self.gateway.first() else { return Ok(()) };
+        let discard = SocketAddr::V4(SocketAddrV4::new(*gateway, 9));
+        let what = format!("{} to reach {gateway}", self.host.name());
+        wait::until_true(wait::PATIENCE, &what, || {
+            self.host.inside(move || match TcpStream::connect_timeout(&discard, Duration::from_millis(500)) {
+                Ok(_) => true,
+                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
+            })
+        })
+    }
+}
+
+fn toml(sections: &BTreeMap<String, Vec<String>>) -> String {
+    let mut text = String::new();
+    for (section, lines) in sections {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "[{section}]\n{}", lines.join("\n"));
+    }
+    text
+}
+
+fn next_core() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    NEXT.fetch_add(1, Ordering::Relaxed) % cores
+}
