@@ -12,6 +12,7 @@ pub mod counters;
 pub mod error;
 pub mod gateway;
 pub mod iperf;
+pub mod meter;
 pub mod namespace;
 pub mod process;
 pub mod raw;
@@ -19,11 +20,13 @@ pub mod rules;
 pub mod status;
 pub mod tcp;
 pub mod topology;
+pub mod turn;
 pub mod udp;
 pub mod wait;
 
 pub use error::LabError;
 pub use gateway::Gateway;
+pub use meter::{Meter, Share};
 pub use namespace::Namespace;
 pub use topology::{Lab, LabBuilder, Plane};
 

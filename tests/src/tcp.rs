@@ -337,15 +337,33 @@ fn matched(pairs: Vec<Pair>) -> Result<Vec<Pair>> {
     Ok(clients.into_iter().zip(servers).map(|(client, server)| Pair { client, server }).collect())
 }
 
-/// How many segments the TCP sockets of a namespace have sent again, over their lifetime.
-///
-/// # Errors
-/// When `ss` fails.
-pub fn retransmits(namespace: &Namespace) -> Result<u64> {
-    // `retrans:CURRENT/TOTAL` appears only where there were any.
-    let text = namespace.run("ss -Htin")?;
-    let total = |word: &str| word.strip_prefix("retrans:")?.split('/').nth(1)?.parse::<u64>().ok();
-    Ok(text.split_whitespace().filter_map(total).sum())
+/// What the open TCP sockets of a namespace have had to put up with, over their lifetimes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Segments that came after a later one.
+    pub out_of_order: u64,
+}
+
+impl Trouble {
+    /// Asks `ss`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn of(namespace: &Namespace) -> Result<Self> {
+        Ok(Self::parse(&namespace.run("ss -Htin")?))
+    }
+
+    /// `ss` prints these words only where they are not zero.
+    fn parse(text: &str) -> Self {
+        let retransmits = |word: &str| word.strip_prefix("retrans:")?.split('/').nth(1)?.parse::<u64>().ok();
+        let out_of_order = |word: &str| word.strip_prefix("rcv_ooopack:")?.parse::<u64>().ok();
+        Self {
+            retransmits: text.split_whitespace().filter_map(retransmits).sum(),
+            out_of_order: text.split_whitespace().filter_map(out_of_order).sum(),
+        }
+    }
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
@@ -367,4 +385,17 @@ fn noise() -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_summed_over_sockets() {
+        let text = "ESTAB 0 0 10.0.0.1:1 10.0.0.2:2\n cubic retrans:1/3 rcv_ooopack:2 minrtt:0.1\n\
+                    ESTAB 0 0 10.0.0.1:3 10.0.0.2:2\n cubic minrtt:0.1 retrans:0/4\n";
+        assert_eq!(Trouble::parse(text), Trouble { retransmits: 7, out_of_order: 2 });
+        assert_eq!(Trouble::parse(""), Trouble::default());
+    }
 }
