@@ -12,6 +12,8 @@ use crate::{LabError, Namespace, Result};
 
 /// How long a socket waits for a datagram that should be on its way.
 const IO_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same while a [`Stream`] runs: it bounds how long stopping one takes.
+const STREAM_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The first byte of a genuine datagram. Forged ones have another.
 pub const GENUINE: u8 = b'G';
@@ -174,6 +176,7 @@ pub fn sequence(payload: &[u8]) -> Option<u64> {
 /// A stream that runs until it is stopped, with counters that can be read meanwhile.
 #[derive(Debug)]
 pub struct Stream {
+    server: UdpSocket,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -197,6 +200,9 @@ impl Stream {
         let shared = Arc::new(Shared::default());
         let client = pair.client.try_clone().map_err(LabError::io("share a socket"))?;
         let server = pair.server.try_clone().map_err(LabError::io("share a socket"))?;
+        // A clone shares the option with the pair: set back when the stream ends.
+        server.set_read_timeout(Some(STREAM_TIMEOUT)).map_err(LabError::io("set a timeout"))?;
+        let kept = pair.server.try_clone().map_err(LabError::io("share a socket"))?;
         let sender = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
@@ -223,7 +229,6 @@ impl Stream {
             let mut seen = HashSet::new();
             thread::spawn(move || {
                 let mut buffer = [0; 2048];
-                // The read timeout of two seconds bounds how long a stop takes.
                 while !shared.stop.load(Ordering::Relaxed) {
                     let Ok((length, from)) = server.recv_from(&mut buffer) else { continue };
                     let counter = match sequence(&buffer[..length]) {
@@ -238,7 +243,7 @@ impl Stream {
                 }
             })
         };
-        Ok(Self { shared, threads: vec![sender, receiver] })
+        Ok(Self { server: kept, shared, threads: vec![sender, receiver] })
     }
 
     /// Datagrams sent so far.
@@ -269,6 +274,8 @@ impl Drop for Stream {
             // A panic in there has been printed.
             let _ = thread.join();
         }
+        // Fails only for a duration of zero.
+        let _ = self.server.set_read_timeout(Some(IO_TIMEOUT));
     }
 }
 

@@ -1,0 +1,52 @@
+# What a developer does with Flyover. `make deps` is part of every target that builds, and does nothing when all
+# packages are there.
+
+CARGO  ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Root of a network of one's own: at once for root, in a user namespace for anybody else.
+LAB    := $(CURDIR)/tests/in-userns
+RUNNER := --config 'target."cfg(unix)".runner = "$(LAB)"'
+# Two at a time, whatever the machine: each has a gateway that polls.
+LABS   ?= 2
+
+.PHONY: demo test unit e2e kernel bench lint clean deps
+
+## demo: watch real connections being carried past the kernel, in network namespaces
+demo: deps
+	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin demo
+	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/demo
+
+## test: unit tests, doc tests, and Flyover end to end
+test: unit e2e
+
+unit: deps
+	$(CARGO) test --workspace $(RUNNER) --exclude flyover-tests
+	$(CARGO) test --package flyover-tests $(RUNNER) --lib
+
+e2e: deps
+	$(CARGO) build --package flyover --bin flyover
+	FLYOVER_BIN=$(TARGET)/debug/flyover \
+	$(CARGO) test --package flyover-tests $(RUNNER) --no-fail-fast --test '*' -- --test-threads=$(LABS)
+
+## kernel: the end-to-end tests with the kernel alone as gateway, which shows that what they expect is the kernel's
+kernel: deps
+	$(CARGO) build --package flyover --bin flyover
+	FLYOVER_LAB=kernel FLYOVER_BIN=$(TARGET)/debug/flyover \
+	$(CARGO) test --package flyover-tests $(RUNNER) --no-fail-fast --test '*' -- --test-threads=$(LABS)
+
+## bench: micro and whole-gateway benchmarks
+bench: deps
+	$(CARGO) bench --package flyover-bench
+
+## lint: formatting, clippy and documentation, all without warnings
+lint: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+clean:
+	$(CARGO) clean
+
+## deps: Debian's packages to build, test and show Flyover; with sudo for whoever is not root
+deps:
+	@tests/install-packages

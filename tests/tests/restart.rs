@@ -1,0 +1,125 @@
+//! `kill -9` under load and a restart cost speed for a moment, and nothing else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
+use std::thread;
+
+use lab::rules::HOME_ROUTER;
+use lab::tcp::{Pair, Service, Way};
+use lab::topology::SERVER;
+use lab::{Lab, Namespace, Plane, Result, conntrack, turn, wait};
+use serde_json::Value;
+
+/// What users have configured on twins, without what comes and goes with the carrier.
+#[derive(Debug, PartialEq, Eq)]
+struct Configured {
+    addresses: BTreeSet<String>,
+    routes: BTreeSet<String>,
+    macs: BTreeSet<String>,
+}
+
+impl Configured {
+    fn read(namespace: &Namespace) -> Result<Self> {
+        let list = |line: &str| -> Result<Vec<Value>> {
+            let text = namespace.run(line)?;
+            Ok(serde_json::from_str::<Value>(&text)
+                .ok()
+                .and_then(|v| v.as_array().cloned())
+                .unwrap_or_default())
+        };
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+        let mut addresses = BTreeSet::new();
+        let mut macs = BTreeSet::new();
+        for link in list("ip -j -4 address show")? {
+            let name = text(&link, "ifname");
+            for address in link.get("addr_info").and_then(Value::as_array).into_iter().flatten() {
+                let length = address.get("prefixlen").and_then(Value::as_u64).unwrap_or(0);
+                addresses.insert(format!("{name} {}/{length}", text(address, "local")));
+            }
+            macs.insert(format!("{name} {}", text(&link, "address")));
+        }
+        let route =
+            |route: &Value| ["dst", "gateway", "dev", "prefsrc"].map(|key| text(route, key)).join(" ");
+        let routes = list("ip -j -4 route show")?.iter().map(route).collect();
+        Ok(Self { addresses, routes, macs })
+    }
+}
+
+#[test]
+fn kill_9_under_load_and_restart() -> Result<()> {
+    let _turn = turn::take();
+    let mut lab = Lab::builder(Plane::under_test()).rules(HOME_ROUTER).build()?;
+    if lab.flyover().is_none() {
+        return Ok(());
+    }
+    lab.gateway().run("ip address add 10.99.0.1/24 dev lan0")?;
+    lab.gateway().run("ip route add 10.88.0.0/16 via 192.168.1.20")?;
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let to = SocketAddrV4::new(SERVER, 80);
+    let open = || Pair::open(lab.client(), None, to, &service);
+    let pairs = (0..5).map(|_| open()).collect::<Result<Vec<_>>>()?;
+    let loaded = open()?;
+    for pair in pairs.iter().chain([&loaded]) {
+        lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
+    }
+    let configured = Configured::read(lab.gateway())?;
+    let ids = |lab: &Lab| -> Result<BTreeSet<u64>> {
+        let of_ours = |entry: &conntrack::Entry| entry.original.destination_port == 80;
+        Ok(conntrack::list(lab.gateway())?.iter().filter(|e| of_ours(e)).map(|e| e.id).collect())
+    };
+    let ids_before = ids(&lab)?;
+    assert_eq!(ids_before.len(), 6);
+
+    thread::scope(|scope| -> Result<()> {
+        // 60 MB at what taps carry is more than a second: the kill comes in the midst of it.
+        let transfer = scope.spawn(|| loaded.transfer(Way::Up, 60_000_000));
+        let gateway = lab.flyover_mut().expect("Flyover forwards");
+        let fast = gateway.status()?.counter("packets.fast")?;
+        wait::until_true(wait::PATIENCE, "the load to fly", || {
+            gateway
+                .status()
+                .and_then(|status| status.counter("packets.fast"))
+                .is_ok_and(|now| now > fast + 2000)
+        })?;
+        assert!(!transfer.is_finished(), "the load was over before the kill");
+        gateway.kill()?;
+        assert_eq!(Configured::read(lab.gateway())?, configured, "while nobody forwards");
+        assert_eq!(ids(&lab)?, ids_before, "while nobody forwards");
+        lab.restart()?;
+        let transfer = transfer.join().expect("the transfer does not panic")?;
+        assert_eq!(transfer.sent, transfer.received);
+        Ok(())
+    })?;
+    assert_eq!(Configured::read(lab.gateway())?, configured);
+    for (number, pair) in pairs.iter().chain([&loaded]).enumerate() {
+        lab.until_flying("tcp", pair.source_port(), || pair.ping(number as u64))?;
+    }
+    assert_eq!(ids(&lab)?, ids_before);
+    loaded.finish()?;
+    pairs.into_iter().try_for_each(Pair::finish)
+}
+
+/// SIGTERM and a start: the same, and nothing left behind in between but the twins.
+#[test]
+fn clean_stop_and_restart() -> Result<()> {
+    let _turn = turn::take();
+    let mut lab = Lab::builder(Plane::under_test()).rules(HOME_ROUTER).build()?;
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
+    let before = Configured::read(lab.gateway())?;
+    let id = conntrack::find(lab.gateway(), "tcp", pair.source_port())?.map(|entry| entry.id);
+    let Some(gateway) = lab.flyover_mut() else { return Ok(()) };
+    let socket = gateway.socket();
+    let status = gateway.stop()?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!socket.exists(), "the socket is left behind");
+    for host in [lab.client(), lab.server()] {
+        assert_eq!(host.interfaces()?, ["lo"], "the wire side is left behind");
+    }
+    assert_eq!(Configured::read(lab.gateway())?, before);
+    lab.restart()?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(2))?;
+    assert_eq!(conntrack::find(lab.gateway(), "tcp", pair.source_port())?.map(|entry| entry.id), id);
+    pair.finish()
+}
