@@ -1,16 +1,20 @@
 //! Copies of a flow's packets that come in elsewhere never win the flow, nor get through.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lab::raw::{self, Segment, Wire};
 use lab::rules::ROUTED;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::{CLIENT, HOST_INTERFACE, SERVER};
 use lab::{Lab, Plane, Result, conntrack, udp, wait};
+
+const FORGED: &[u8] = b"forged data";
 
 /// The host on the third port, sending what only the client may send: as fast as the client sends, every frame of
 /// the client's as it was, and forged ones with its addresses.
@@ -36,17 +40,19 @@ impl Attacker {
         let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&sent));
         let thread = lab.other().spawn(move || {
             let macs = (out.mac, gateway);
+            let mut next = Next::default();
             while !stopped.load(Ordering::Relaxed) {
                 if let Some(mut frame) = tap.receive(Duration::from_millis(1))?
                     && frame.get(6..12) == Some(&tap.mac)
                     && frame.len() >= 34
                 {
+                    next = Next::after(&frame).unwrap_or(next);
                     frame[0..6].copy_from_slice(&gateway);
                     frame[6..12].copy_from_slice(&out.mac);
                     out.send(&frame)?;
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
-                for frame in forgery.frames(macs)? {
+                for frame in forgery.frames(macs, next)? {
                     out.send(&frame)?;
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
@@ -74,8 +80,51 @@ impl Drop for Attacker {
     }
 }
 
+/// The numbers that the client's next TCP segment will have: what a forged one must have to be believed.
+#[derive(Clone, Copy, Default)]
+struct Next {
+    sequence: u32,
+    acknowledgement: u32,
+}
+
+impl Next {
+    fn after(frame: &[u8]) -> Option<Self> {
+        let segment = TcpView::of(frame)?;
+        let sequence = segment.sequence.wrapping_add(u32::try_from(segment.payload.len()).ok()?);
+        Some(Self { sequence, acknowledgement: segment.acknowledgement })
+    }
+}
+
+/// What these tests look at in a TCP segment over IPv4.
+struct TcpView<'a> {
+    source: u16,
+    identification: u16,
+    sequence: u32,
+    acknowledgement: u32,
+    reset: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> TcpView<'a> {
+    fn of(frame: &'a [u8]) -> Option<Self> {
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+        else {
+            return None;
+        };
+        Some(Self {
+            source: tcp.source_port(),
+            identification: ip.header().identification(),
+            sequence: tcp.sequence_number(),
+            acknowledgement: tcp.acknowledgment_number(),
+            reset: tcp.rst(),
+            payload: tcp.payload(),
+        })
+    }
+}
+
 impl Forgery {
-    fn frames(self, macs: ([u8; 6], [u8; 6])) -> Result<Vec<Vec<u8>>> {
+    fn frames(self, macs: ([u8; 6], [u8; 6]), next: Next) -> Result<Vec<Vec<u8>>> {
         match self {
             Self::Udp { port, to } => {
                 // As long as a genuine datagram, so that nothing but the ingress port tells them apart.
@@ -84,8 +133,9 @@ impl Forgery {
                 Ok(vec![raw::udp_frame(macs, (CLIENT, port), (SERVER, to), &payload)?])
             }
             Self::Tcp { port, to } => {
-                let forged = Segment { payload: b"forged data", ..Segment::default() };
-                let reset = Segment { reset: true, ..Segment::default() };
+                let Next { sequence, acknowledgement } = next;
+                let forged = Segment { sequence, acknowledgement, payload: FORGED, ..Segment::default() };
+                let reset = Segment { sequence, acknowledgement, reset: true, ..Segment::default() };
                 [forged, reset]
                     .iter()
                     .map(|segment| raw::tcp_frame(macs, (CLIENT, port), (SERVER, to), segment))
@@ -168,19 +218,23 @@ fn tcp_spoofed_from_the_handshake_to_the_end() -> Result<()> {
     let server_wire = Wire::open(lab.server(), HOST_INTERFACE)?;
     let attacker = Attacker::start(&lab, Forgery::Tcp { port: pair.source_port(), to: 80 })?;
     wait::until_true(wait::PATIENCE, "the attack", || attacker.sent() > 100)?;
-    for way in [Way::Up, Way::Down] {
-        let transfer = pair.transfer(way, 500_000)?;
-        assert_eq!(transfer.sent, transfer.received);
+    let mut seen = HashSet::new();
+    for _ in 0..20 {
+        for way in [Way::Up, Way::Down] {
+            let transfer = pair.transfer(way, 20_000)?;
+            assert_eq!(transfer.sent, transfer.received);
+        }
+        // The server's socket might throw forged segments away by itself: look at its wire.
+        while let Some(frame) = server_wire.receive(Duration::ZERO)? {
+            let Some(segment) = TcpView::of(&frame).filter(|view| view.source == pair.source_port()) else {
+                continue;
+            };
+            assert!(!segment.reset && segment.payload != FORGED, "a forged segment: {frame:02x?}");
+            // A retransmission has another identification.
+            assert!(seen.insert((segment.identification, segment.sequence)), "a copy: {frame:02x?}");
+        }
     }
-    // The server's socket would throw forged segments away by itself: look at its wire.
-    let mut seen = 0;
-    while let Some(frame) = server_wire.receive(Duration::ZERO)? {
-        seen += 1;
-        let forged = frame.windows(11).any(|window| window == b"forged data");
-        let tcp_flags = frame.get(47).filter(|_| frame.get(23) == Some(&6));
-        assert!(!forged && tcp_flags.is_none_or(|flags| flags & 0x04 == 0), "a forged segment: {frame:02x?}");
-    }
-    assert!(seen > 100, "the capture saw {seen} frames");
+    assert!(seen.len() > 100, "the capture saw {} segments", seen.len());
     let entry = conntrack::find(lab.gateway(), "tcp", pair.source_port())?;
     assert_eq!(entry.and_then(|entry| entry.state).as_deref(), Some("ESTABLISHED"));
     attacker.finish()?;
