@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::{LabError, Namespace, Result};
+use crate::{LabError, Namespace, Result, wait};
 
 /// How long a socket waits for a datagram that should be on its way.
 const IO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -183,6 +183,9 @@ pub struct Stream {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Tells the sender to end.
+    pause: AtomicBool,
+    /// Tells the receiver to end.
     stop: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
@@ -207,7 +210,7 @@ impl Stream {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 let mut buffer = [0; 2048];
-                while !shared.stop.load(Ordering::Relaxed) {
+                while !shared.pause.load(Ordering::Relaxed) {
                     let number = shared.sent.fetch_add(1, Ordering::Relaxed);
                     // A drop rule may answer with an ICMP error: part of what is tested.
                     let _ = client.send(&datagram(number, 64));
@@ -246,6 +249,16 @@ impl Stream {
         Ok(Self { server: kept, shared, threads: vec![sender, receiver] })
     }
 
+    /// Stops sending, waits for what is on its way, and says how many were sent and how many arrived.
+    pub fn finish(mut self) -> (u64, u64) {
+        self.shared.pause.store(true, Ordering::Relaxed);
+        // The sender is the first of the threads; a panic in there has been printed.
+        let _ = self.threads.remove(0).join();
+        // Whatever has not arrived by then is lost, which the caller sees.
+        let _ = wait::until_true(IO_TIMEOUT, "the last datagrams", || self.received() == self.sent());
+        (self.sent(), self.received())
+    }
+
     /// Datagrams sent so far.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
@@ -269,6 +282,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.shared.pause.store(true, Ordering::Relaxed);
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A panic in there has been printed.

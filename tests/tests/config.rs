@@ -124,7 +124,7 @@ fn unknown_namespace() -> Result<()> {
 #[test]
 fn name_in_use() -> Result<()> {
     let bench = Bench::new()?;
-    bench.namespace.run("ip link add wan0 type dummy")?;
+    bench.namespace.run("ip link add wan0 type veth peer name other")?;
     let good = bench.port("lan0", "net_tap0,iface=eth0");
     let bad = bench.port("wan0", "net_tap1,iface=eth1");
     bench.refuses(&format!("{good}{bad}{}", bench.api()), "wan0")

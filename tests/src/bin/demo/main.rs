@@ -73,7 +73,7 @@ fn demo() -> Result<bool> {
     row("packets past the kernel, by Flyover's counters", &percent(share.by_flyover()));
     row("packets past the kernel, by the twins' counters", &percent(share.by_kernel()));
     row("files whose SHA-256 is equal", &format!("{} of {}", losses.files - losses.differing, losses.files));
-    row("UDP datagrams answered", &format!("{} of {}", losses.udp_answered, losses.udp_sent));
+    row("UDP datagrams that arrived", &format!("{} of {}", losses.udp_arrived, losses.udp_sent));
     row("throughput, Flyover on taps (not NICs)", &gigabits(by_flyover));
     row("throughput, kernel alone on veth (not NICs)", &gigabits(by_kernel));
     println!(

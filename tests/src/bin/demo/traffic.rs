@@ -22,7 +22,7 @@ pub(crate) struct Carried {
     many: Vec<Pair>,
     udp: udp::Pair,
     udp_sent: u64,
-    udp_answered: u64,
+    udp_arrived: u64,
 }
 
 /// What the table at the end says of it.
@@ -32,7 +32,7 @@ pub(crate) struct Losses {
     pub(crate) files: usize,
     pub(crate) differing: usize,
     pub(crate) udp_sent: u64,
-    pub(crate) udp_answered: u64,
+    pub(crate) udp_arrived: u64,
 }
 
 /// Sends everything at once, and returns when all has arrived.
@@ -58,9 +58,8 @@ pub(crate) fn run(lab: &Lab) -> Result<Carried> {
             .collect::<Result<Vec<_>>>()?;
         Ok((files, many))
     })?;
-    let (udp_sent, udp_answered) = (stream.sent(), stream.received());
-    drop(stream);
-    Ok(Carried { files, many, udp, udp_sent, udp_answered })
+    let (udp_sent, udp_arrived) = stream.finish();
+    Ok(Carried { files, many, udp, udp_sent, udp_arrived })
 }
 
 fn file(lab: &Lab, way: Way, port: u16) -> Result<(Pair, Transfer)> {
@@ -91,7 +90,7 @@ impl Carried {
             files: self.files.len(),
             differing: self.files.iter().filter(|(_, transfer)| transfer.sent != transfer.received).count(),
             udp_sent: self.udp_sent,
-            udp_answered: self.udp_answered,
+            udp_arrived: self.udp_arrived,
         }
     }
 
