@@ -88,7 +88,7 @@ impl Service {
 /// Connects from a namespace, from `source` if given.
 ///
 /// # Errors
-/// When the connection is refused or not there within [`IO_TIMEOUT`].
+/// When the connection is refused or not there within 30 s.
 pub fn connect(namespace: &Namespace, source: Option<Ipv4Addr>, to: SocketAddrV4) -> Result<TcpStream> {
     let stream = namespace
         .spawn(move || {
