@@ -27,7 +27,7 @@ table inet filter {
 table ip nat {
   chain prerouting {
     type nat hook prerouting priority dstnat;
-    ip daddr 198.51.100.1 meta l4proto { tcp, udp } th dport 8080 dnat to 192.168.1.20:80
+    ip daddr 198.51.100.1 meta l4proto { tcp, udp } th dport 8080 dnat to 192.168.1.2:80
   }
   chain postrouting {
     type nat hook postrouting priority srcnat;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -17,7 +15,7 @@ use crate::{LabError, Namespace, Result, wait};
 /// The client, in the LAN.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 /// Another address in the LAN, on the client's host: what the port forward leads to.
-pub const LAN_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
+pub const LAN_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 /// The gateway's address in the LAN.
 pub const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 /// The gateway's address towards the world.
@@ -336,16 +334,16 @@ impl Wire {
         Ok(())
     }
 
-    /// Until the gateway's kernel refuses a connection to a port that nobody listens on: ARP and both ways work.
+    /// Until the gateway has answered an ARP request: frames pass both ways, whatever the ruleset says.
     fn wait_for_gateway(&self) -> Result<()> {
         let Some(gateway) = self.gateway.first() else { return Ok(()) };
-        let discard = SocketAddr::V4(SocketAddrV4::new(*gateway, 9));
+        let discard = SocketAddrV4::new(*gateway, 9);
         let what = format!("{} to reach {gateway}", self.host.name());
+        let neighbour = format!("ip neigh show {gateway} dev {HOST_INTERFACE}");
         wait::until_true(wait::PATIENCE, &what, || {
-            self.host.inside(move || match TcpStream::connect_timeout(&discard, Duration::from_millis(500)) {
-                Ok(_) => true,
-                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
-            })
+            // Only to make the kernel ask; it may fail while the last request has failed.
+            let _ = self.host.inside(move || UdpSocket::bind("0.0.0.0:0")?.send_to(&[0], discard));
+            self.host.run(&neighbour).is_ok_and(|line| line.contains("lladdr"))
         })
     }
 }

@@ -90,8 +90,9 @@ fn refused(output: &Output, word: &str) {
     assert!(matches!(code, Some(1 | 2)), "exit {code:?}: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
     assert!(errors.contains(word), "no {word:?} in: {errors}");
-    let said = errors.lines().filter(|line| line.to_lowercase().contains("error")).count();
-    assert_eq!(said, 1, "one error, not {said}: {errors}");
+    // DPDK has its say beside it, behind `EAL:` and the names of drivers; an error may go on over lines.
+    let said: Vec<&str> = errors.lines().filter(|line| line.starts_with("flyover: ")).collect();
+    assert_eq!(said.len(), 1, "one error: {errors}");
     assert!(output.stdout.is_empty(), "errors belong on standard error");
 }
 

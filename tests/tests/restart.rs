@@ -53,7 +53,7 @@ fn kill_9_under_load_and_restart() -> Result<()> {
         return Ok(());
     }
     lab.gateway().run("ip address add 10.99.0.1/24 dev lan0")?;
-    lab.gateway().run("ip route add 10.88.0.0/16 via 192.168.1.20")?;
+    lab.gateway().run("ip route add 10.88.0.0/16 via 192.168.1.2")?;
     let service = Service::listen(lab.server(), SERVER, 80)?;
     let to = SocketAddrV4::new(SERVER, 80);
     let open = || Pair::open(lab.client(), None, to, &service);
