@@ -11,8 +11,8 @@ use dataplane::flow::{
     EntryView, FlowTable, Key, Key4, Key6, Lookup, MAX_BURST, Placement, Slot, TableConfig, TableWriter, UDP,
 };
 
-const ROUNDS: usize = 7;
-const LOOKUPS: usize = 4 << 20;
+const ROUNDS: usize = 15;
+const LOOKUPS: usize = 1 << 20;
 
 /// Cycles a nanosecond: the kernel gives twice the TSC's megahertz as "bogomips" on x86.
 fn tsc_per_ns() -> f64 {
@@ -100,34 +100,60 @@ impl Numbered for Key6 {
 
 fn draw<K: Numbered>(random: &mut Random, directions: u32, keys: &mut [K]) {
     for key in keys {
-        *key = K::of(((random.next() >> 32) * u64::from(directions) >> 32) as u32);
+        *key = K::of((((random.next() >> 32) * u64::from(directions)) >> 32) as u32);
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The least and the median of some rounds.
+#[derive(Clone, Copy)]
+struct Cost {
+    least: f64,
+    median: f64,
 }
 
-/// Cycles a call, the median of some rounds.
-fn cycles(per_ns: f64, calls: usize, mut work: impl FnMut()) -> f64 {
+/// Cycles a call.
+fn cycles(per_ns: f64, calls: usize, mut work: impl FnMut()) -> Cost {
     let round = |_| {
         let start = Instant::now();
         work();
         start.elapsed().as_nanos() as f64 * per_ns / calls as f64
     };
-    median((0..ROUNDS).map(round).collect())
+    let mut costs: Vec<f64> = (0..ROUNDS).map(round).collect();
+    costs.sort_by(f64::total_cmp);
+    Cost { least: costs[0], median: costs[ROUNDS / 2] }
+}
+
+/// Cycles to write to a random cache line out of as many as a table of this size has entries, in bursts of 32.
+fn random_line(directions: u32, per_ns: f64) -> Cost {
+    #[derive(Clone, Copy)]
+    #[repr(align(64))]
+    struct Line([u64; 8]);
+    let count = directions / 3 * 4;
+    let mut lines = vec![Line([0; 8]); count as usize];
+    lines.iter_mut().for_each(|line| line.0[0] = 1);
+    let mut random = Random(7);
+    cycles(per_ns, LOOKUPS, || {
+        for _ in 0..LOOKUPS / 32 {
+            // Independent read-modify-writes: the processor overlaps them by itself.
+            for _ in 0..32 {
+                let index = (((random.next() >> 32) * u64::from(count)) >> 32) as usize;
+                lines[index].0[1] += 1;
+            }
+        }
+        black_box(&lines);
+    })
 }
 
 fn dependent_add(per_ns: f64) -> f64 {
-    const ADDITIONS: u64 = 1 << 26;
-    cycles(per_ns, ADDITIONS as usize, || {
+    const ADDITIONS: u64 = 1 << 22;
+    let cost = cycles(per_ns, ADDITIONS as usize, || {
         let mut sum = 1u64;
         for _ in 0..ADDITIONS {
             sum = black_box_register(sum);
         }
         black_box(sum);
-    })
+    });
+    cost.median
 }
 
 /// One multiplication-free step that the compiler can't fold: a rotation and an addition are two dependent operations.
@@ -169,6 +195,7 @@ fn measure<K: Numbered>(family: &str, connections: u32, placement: Placement, pe
                 black_box(&keys);
             }
         });
+        let line = random_line(2 * connections, per_ns);
         let mut lookup = Lookup::default();
         let mut missed = 0;
         let before = dependent_add(per_ns);
@@ -187,9 +214,13 @@ fn measure<K: Numbered>(family: &str, connections: u32, placement: Placement, pe
         });
         let add = f64::max(before, dependent_add(per_ns));
         println!(
-            "{family} {connections:>9} burst {size}: lookup {:6.1}  keys {drawing:4.1}  insert pair {inserted:6.0}  \
-             missed {missed}  add {add:.2}  {} {:?}",
-            looking - drawing,
+            "{family} {connections:>9} burst {size}: lookup {:6.1} (least {:6.1})  keys {:4.1}  line {:5.1} (least {:5.1})  \
+             insert pair {inserted:6.0}  missed {missed}  add {add:.2}  {} {:?}",
+            looking.median - drawing.median,
+            looking.least - drawing.least,
+            drawing.median,
+            line.median,
+            line.least,
             table.kernel(),
             table.page_kind(),
         );

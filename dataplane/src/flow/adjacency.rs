@@ -52,7 +52,7 @@ pub struct Adjacency {
     /// Port (16 bits, lowest), MTU (16), header length (8), offset of PPPoE's length (8), DSCP (8), valid (8).
     fields: AtomicU64,
     header: [AtomicU64; WORDS],
-    spare: [AtomicU64; 2],
+    _spare: [AtomicU64; 2],
 }
 
 #[cfg(not(loom))]

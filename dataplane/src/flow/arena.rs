@@ -70,7 +70,7 @@ impl Probe {
 /// Reduces 32 bits evenly to less than `groups`, by a multiplication instead of a division.
 #[inline(always)]
 fn range(bits: u32, groups: u32) -> usize {
-    (u64::from(bits) * u64::from(groups) >> 32) as usize
+    ((u64::from(bits) * u64::from(groups)) >> 32) as usize
 }
 
 /// Index of the entry that the lowest bit of a mask of a group's slots stands for.

@@ -140,7 +140,8 @@ unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup) {
         L::prefetch_at(entries.wrapping_add(first));
         // Where several slots have the tag the last is asked for as well. Mostly it is the same line once more,
         // which costs less than a branch that can't be foreseen.
-        L::prefetch_at(entries.wrapping_add(probe.home() * GROUP + (mask.ilog2() as usize)));
+        let last = (probe.home() * GROUP + 31) - mask.leading_zeros() as usize;
+        L::prefetch_at(entries.wrapping_add(last));
     }
 }
 

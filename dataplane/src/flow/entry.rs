@@ -65,7 +65,7 @@ pub(crate) struct Line6 {
     status: Status,
     new_addresses: [AtomicU64; 4],
     totals: Totals,
-    spare: [AtomicU64; 2],
+    _spare: [AtomicU64; 2],
 }
 
 #[cfg(not(loom))]

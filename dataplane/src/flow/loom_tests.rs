@@ -165,7 +165,9 @@ fn a_grace_period_waits_for_readers() {
             })
         });
         thing.remove(&qsbr);
-        readers.map(|reader| reader.join().expect("reader"));
+        for reader in readers {
+            reader.join().expect("reader");
+        }
     });
 }
 

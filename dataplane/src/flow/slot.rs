@@ -36,7 +36,7 @@ impl Slot {
 
     /// Whether the slot is of an IPv6 entry.
     pub const fn is_ipv6(self) -> bool {
-        self.0.get() - 1 & IPV6 != 0
+        (self.0.get() - 1) & IPV6 != 0
     }
 
     /// Index into the IPv4 arena; out of every arena's bounds if this is an IPv6 slot.
@@ -48,7 +48,7 @@ impl Slot {
     /// Index into the IPv6 arena; out of every arena's bounds if this is an IPv4 slot.
     #[inline]
     pub(crate) const fn index6(self) -> usize {
-        (self.0.get() - 1 ^ IPV6) as usize
+        ((self.0.get() - 1) ^ IPV6) as usize
     }
 
     /// The slot as one word, never 0.

@@ -59,14 +59,22 @@ impl FlowTable {
     /// # Errors
     /// When there is no memory, or more is asked for than can be named.
     pub fn create(config: TableConfig) -> Result<(Arc<Self>, TableWriter), TableError> {
+        Self::with_kernels(config, Kernel::detect(), Kernel::detect())
+    }
+
+    pub(crate) fn with_kernels(
+        config: TableConfig,
+        kernel4: Kernel<Line4>,
+        kernel6: Kernel<Line6>,
+    ) -> Result<(Arc<Self>, TableWriter), TableError> {
         let six = config.connections.saturating_mul(usize::from(config.ipv6_share.min(100))).div_ceil(100);
         let too_large = || TableError::TooLarge(config.connections);
         let groups = |connections: usize| {
             connections.checked_mul(2).and_then(Arena::<Line4>::groups_for).ok_or_else(too_large)
         };
         let table = Self {
-            v4: Arena::new(groups(config.connections)?, config.placement, Kernel::detect())?,
-            v6: Arena::new(groups(six)?, config.placement, Kernel::detect())?,
+            v4: Arena::new(groups(config.connections)?, config.placement, kernel4)?,
+            v6: Arena::new(groups(six)?, config.placement, kernel6)?,
             qsbr: Arc::new(Qsbr::new()),
         };
         let table = Arc::new(table);

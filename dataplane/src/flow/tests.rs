@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::burst::Kernel;
 use super::*;
 
 /// A small table on ordinary pages.
@@ -79,6 +80,22 @@ fn a_connection_is_two_entries_that_know_each_other() {
         assert_eq!(writer.insert_pair(&orig, &reply, 0), Err(InsertError::Exists(slots[0])));
     }
     assert_eq!(writer.len(), 8);
+}
+
+#[test]
+fn every_processor_finds_the_same() {
+    let config = TableConfig { ipv6_share: 100, ..TableConfig::new(400) };
+    for (kernel4, kernel6) in Kernel::all().into_iter().zip(Kernel::all()) {
+        let (table, mut writer) = FlowTable::with_kernels(config, kernel4, kernel6).expect("memory");
+        let (mut keys, mut slots) = (Vec::new(), Vec::new());
+        for number in 0..800 {
+            let (orig, reply) = connection(number);
+            let flows = (number % 2 == 0).then(|| writer.insert_pair(&orig, &reply, 0).expect("room"));
+            keys.extend([orig, reply]);
+            slots.extend([0, 1].map(|direction| flows.map(|flows| flows[direction].slot)));
+        }
+        assert_eq!(find_all(&table, &keys), slots, "{}", table.kernel());
+    }
 }
 
 #[test]
