@@ -157,6 +157,7 @@ impl Server {
         match connection.drive(handler) {
             Next::Wait => {}
             // Registering again makes epoll report the socket once more: other events get their turn first.
+            // One with many answers unread isn't writable to epoll: it is reported when the client reads.
             Next::Again => {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 if registry.reregister(connection.stream(), token, interest).is_err() {
