@@ -1,5 +1,9 @@
 //! The nft rulesets that gateways in the laboratory run.
 
+/// The ruleset that users are given to start from. Its port forward leads from port 8080 of `wan0` to port 80 of
+/// [`LAN_SERVER`](crate::topology::LAN_SERVER).
+pub const SHIPPED: &str = include_str!("../../configs/nft/home-router.nft");
+
 /// A gateway that forwards everything and tracks connections, without NAT.
 pub const ROUTED: &str = "
 table inet filter {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use lab::rules::{HOME_ROUTER, ROUTED, SNAT};
+use lab::rules::{HOME_ROUTER, ROUTED, SHIPPED, SNAT};
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::{CLIENT, GATEWAY_LAN, GATEWAY_SNAT, GATEWAY_WAN, LAN_SERVER, SERVER};
 use lab::{Lab, LabError, Plane, Result, udp};
@@ -50,6 +50,15 @@ fn dnat_to_a_port() -> Result<()> {
 #[test]
 fn hairpin() -> Result<()> {
     carries(HOME_ROUTER, &HAIRPIN)
+}
+
+#[test]
+fn the_shipped_home_router_masquerades_and_forwards_a_port() -> Result<()> {
+    let lab = Lab::builder(Plane::under_test()).rules(SHIPPED).build()?;
+    tcp_over(&lab, &MASQUERADE)?;
+    udp_over(&lab, &MASQUERADE)?;
+    tcp_over(&lab, &DNAT)?;
+    Ok(())
 }
 
 #[test]

@@ -9,15 +9,13 @@ use std::net::SocketAddrV4;
 use std::process::ExitCode;
 use std::thread;
 
-use lab::rules::HOME_ROUTER;
+use lab::rules::SHIPPED;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::SERVER;
 use lab::{Lab, LabError, Meter, Plane, Result};
 
 use crate::progress::Progress;
 
-/// The ruleset that users are given to start from; this crate's own where it is not there.
-const SHIPPED_RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/nft/home-router.nft");
 /// What the throughput is measured with: some seconds on taps.
 const MEASURED_BYTES: u64 = 100_000_000;
 
@@ -34,14 +32,10 @@ fn main() -> ExitCode {
 }
 
 fn demo() -> Result<bool> {
-    let (rules, origin) = match std::fs::read_to_string(SHIPPED_RULES) {
-        Ok(text) => (text, "configs/nft/home-router.nft"),
-        Err(_) => (HOME_ROUTER.to_owned(), "masquerade and a port forward"),
-    };
     println!("Three namespaces:  client ── lan0 [ gateway ] wan0 ── server");
-    println!("The gateway's ruleset: {origin}");
+    println!("The gateway's ruleset: configs/nft/home-router.nft, with masquerade and a port forward");
     println!("Starting Flyover on two net_tap ports, without hugepages and without a NIC ...");
-    let lab = Lab::builder(Plane::Flyover).rules(&rules).build()?;
+    let lab = Lab::builder(Plane::Flyover).rules(SHIPPED).build()?;
     let gateway = lab.flyover().ok_or_else(|| LabError::Missing("Flyover".to_owned()))?;
     println!(
         "Ready. Files up and down and through the port forward, {} more connections, and UDP:\n",
@@ -65,7 +59,7 @@ fn demo() -> Result<bool> {
     println!("\nMeasuring throughput, one TCP connection down: Flyover, then the kernel alone ...");
     let by_flyover = throughput(&lab)?;
     drop(lab);
-    let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(&rules).build()?)?;
+    let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(SHIPPED).build()?)?;
 
     let well = losses.differing == 0 && flown > 0;
     println!();
