@@ -2,22 +2,31 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::flow::{FlowRef, Qsbr, Token};
-use dataplane::punt::PuntCommand;
+use dataplane::punt::{Bell, PuntCommand};
+
+/// How long it waits for workers on the spot.
+const SOON: Duration = Duration::from_micros(30);
 
 /// Passes [`PuntCommand::Settle`] on once no worker can punt by an older state any more.
 #[derive(Debug)]
 pub(super) struct Settling {
     qsbr: Arc<Qsbr>,
     commands: Arc<ArrayQueue<PuntCommand>>,
+    bell: Arc<Bell>,
     waiting: VecDeque<(Token, FlowRef)>,
 }
 
 impl Settling {
-    pub(super) const fn new(qsbr: Arc<Qsbr>, commands: Arc<ArrayQueue<PuntCommand>>) -> Self {
-        Self { qsbr, commands, waiting: VecDeque::new() }
+    pub(super) const fn new(
+        qsbr: Arc<Qsbr>,
+        commands: Arc<ArrayQueue<PuntCommand>>,
+        bell: Arc<Bell>,
+    ) -> Self {
+        Self { qsbr, commands, bell, waiting: VecDeque::new() }
     }
 
     /// These directions have just been set to holding.
@@ -30,13 +39,32 @@ impl Settling {
     }
 
     /// Passes on what may be. What finds no room waits for the next time.
+    ///
+    /// Packets are being held back meanwhile: workers that are awake pass within microseconds, so it is worth
+    /// waiting for them.
     pub(super) fn advance(&mut self) {
+        let mut passed_on = false;
         while let Some((token, flow)) = self.waiting.front() {
-            if !self.qsbr.passed(*token) || self.commands.push(PuntCommand::Settle(*flow)).is_err() {
-                return;
+            if !self.passes_soon(*token) || self.commands.push(PuntCommand::Settle(*flow)).is_err() {
+                break;
             }
             self.waiting.pop_front();
+            passed_on = true;
         }
+        if passed_on {
+            self.bell.ring();
+        }
+    }
+
+    fn passes_soon(&self, token: Token) -> bool {
+        let begun = Instant::now();
+        while !self.qsbr.passed(token) {
+            if begun.elapsed() > SOON {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 
     pub(super) fn is_empty(&self) -> bool {

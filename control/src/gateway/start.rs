@@ -12,7 +12,7 @@ use dataplane::dpdk::{
     Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TapOptions, TxQueue,
 };
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
-use dataplane::punt::{LocalAddresses, PuntLink, PuntRings, PuntThread};
+use dataplane::punt::{Bell, LocalAddresses, PuntLink, PuntRings, PuntThread};
 use dataplane::worker::{Activity, IdlePolicy, Worker, WorkerLink, WorkerPort};
 
 use super::error::GatewayError;
@@ -73,13 +73,16 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(FROM_KERNEL_RING))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
-    let epoch = Arc::new(AtomicU32::new(0));
+    let tracker = Tracker::new(timing(config)?, super::state::policy(config));
+    let epoch = Arc::new(AtomicU32::new(tracker.epoch()));
+    let bell = Arc::new(Bell::new().map_err(|source| GatewayError::Loop { what: "bell", source })?);
     let waker = Waker::new()?;
     let punt_link = PuntLink {
         rings: Arc::clone(&rings),
         to_workers: to_workers.clone(),
         observations: Arc::clone(&observations),
         commands: Arc::clone(&commands),
+        bell: Arc::clone(&bell),
         wake: waker.notifier(),
         epoch: Arc::clone(&epoch),
         stop: Arc::clone(&stop),
@@ -112,7 +115,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
     }
 
-    let settling = Settling::new(Arc::clone(table.qsbr()), commands);
+    let settling = Settling::new(Arc::clone(table.qsbr()), commands, bell);
     let plane = FlowPlane {
         table,
         writer,
@@ -132,7 +135,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         config_file: options.config_file.clone(),
         hugepages: eal.uses_hugepages(),
         clock,
-        tracker: Tracker::new(timing(config)?, super::state::policy(config)),
+        tracker,
         plane,
         ports,
         workers: views,
@@ -250,6 +253,8 @@ fn port(
         tx_descriptors: descriptors,
         mtu: config.mtu,
         rss: rx_queues > 1,
+        // net_tap would compute checksums in software, on the worker.
+        rx_checksum: info.driver != "net_tap",
         ..QueueConfig::new(pool)
     })
     .map_err(port_error)?;

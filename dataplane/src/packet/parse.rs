@@ -59,6 +59,12 @@ impl Headers {
         self.tcp_flags & (FIN | SYN | RST) != 0
     }
 
+    /// Whether the segment asks for a connection, or answers such a request.
+    #[inline(always)]
+    pub const fn is_syn(&self) -> bool {
+        self.tcp_flags & SYN != 0
+    }
+
     /// Length of the frame without padding.
     #[inline(always)]
     pub const fn frame_len(&self) -> usize {

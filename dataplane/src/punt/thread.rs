@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
-use super::{FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
+use super::{Bell, FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
 use crate::clock::Clock;
 use crate::dpdk::{Mbuf, Mempool, Tap};
 use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
@@ -84,6 +84,8 @@ pub struct PuntLink {
     pub observations: Arc<ArrayQueue<Observation>>,
     /// From control.
     pub commands: Arc<ArrayQueue<PuntCommand>>,
+    /// Rung after a command.
+    pub bell: Arc<Bell>,
     /// Wakes control after an observation.
     pub wake: Box<dyn Fn() + Send>,
     /// The epoch to stamp on packets given to the kernel; raised by control.
@@ -328,7 +330,11 @@ impl PuntThread {
             if self.prints.are_outstanding() { nap.min(Duration::from_micros(PATIENCE / 20)) } else { nap };
         let mut polled: Vec<PollFd<'_>> =
             self.twins.iter().map(|twin| PollFd::new(twin.as_fd(), PollFlags::POLLIN)).collect();
+        polled.push(PollFd::new(self.link.bell.as_fd(), PollFlags::POLLIN));
         // Interrupted or not, the next round looks for itself.
         let _ = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
+        if polled.last().is_some_and(|bell| bell.any() == Some(true)) {
+            self.link.bell.silence();
+        }
     }
 }

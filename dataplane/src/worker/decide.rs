@@ -3,7 +3,7 @@
 use super::WorkerLink;
 use super::hold::Held;
 use crate::dpdk::Mbuf;
-use crate::flow::{Entry, EntryState, EntryView, FlowRef, Slot, flags};
+use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, flags};
 use crate::packet::{DropReason, Headers, PuntReason, plausible_close};
 use crate::punt::PuntEvent;
 
@@ -29,6 +29,11 @@ const ACK_MEMORY: u32 = 30_000;
 /// Decides on a packet that has an entry.
 pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let entry = link.table.entry(slot);
+    // Before anything that changes the flow's state: a copy from elsewhere must not move it.
+    let elsewhere = link.contexts.get(entry.context()) != headers.ingress;
+    if elsewhere && entry.context() != ContextTable::NONE && headers.is_tcp_control() {
+        return close_from_elsewhere(link, mbuf, headers, slot, now);
+    }
     match entry.state() {
         EntryState::Candidate => {
             saw_ack(&entry, headers);
@@ -37,8 +42,7 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
         EntryState::Closing => return Verdict::Punt(PuntReason::Closing, PuntEvent::None),
         EntryState::Holding | EntryState::Software | EntryState::Probing => {}
     }
-    // Before anything that changes the flow's state: a copy from elsewhere must not move it.
-    if link.contexts.get(entry.context()) != headers.ingress {
+    if elsewhere {
         return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
     }
     saw_ack(&entry, headers);
@@ -95,6 +99,27 @@ const fn candidate(headers: &Headers) -> Verdict {
     Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint)
 }
 
+/// A FIN, RST or SYN from another place than the direction's own. The kernel's entry is liberal, so it would
+/// believe any FIN or RST before it finds the packet to be spoofed: it gets only those that even a strict one
+/// would believe, which continue exactly where the peer has acknowledged.
+fn close_from_elsewhere(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+    let Some(segment) = headers.segment(mbuf.data()) else {
+        return Verdict::Punt(PuntReason::Malformed, PuntEvent::None);
+    };
+    if headers.is_syn() || peer_ack(link, slot, now) == Some(segment.seq) {
+        return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
+    }
+    Verdict::Drop(DropReason::ImplausibleClose)
+}
+
+/// The last acknowledgement of the other direction, if it is recent: what was acknowledged long ago says
+/// little, since packets may have gone another way meanwhile.
+fn peer_ack(link: &WorkerLink, slot: Slot, now: u32) -> Option<u32> {
+    let peer = link.table.entry(link.table.peer(slot)?);
+    let recent = now.wrapping_sub(peer.last_seen()) < ACK_MEMORY;
+    Some(peer.last_ack()).filter(|ack| recent && *ack != 0)
+}
+
 /// A FIN, RST or SYN: if it can be genuine, both directions go to the kernel from here on.
 fn close(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let table = &link.table;
@@ -102,9 +127,7 @@ fn close(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32
         return Verdict::Punt(PuntReason::Malformed, PuntEvent::None);
     };
     let peer = table.peer(slot);
-    // What the peer acknowledged long ago says little: its packets may have gone another way since.
-    let fresh = |peer: &Slot| now.wrapping_sub(table.entry(*peer).last_seen()) < ACK_MEMORY;
-    let peer_ack = peer.filter(fresh).map_or(0, |peer| table.entry(peer).last_ack());
+    let peer_ack = peer_ack(link, slot, now).unwrap_or(0);
     if !plausible_close(&segment, peer_ack, table.entry(slot).last_ack()) {
         return Verdict::Drop(DropReason::ImplausibleClose);
     }
