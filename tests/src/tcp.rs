@@ -208,6 +208,8 @@ impl Pair {
     /// When the FIN does not arrive.
     pub fn half_close(&self, way: Way) -> Result<()> {
         let (from, mut to) = self.ends(way);
+        // A delayed ACK makes the sender repeat its FIN, which conntrack takes for the other end's.
+        SockRef::from(to).set_tcp_quickack(true).map_err(LabError::io("set TCP_QUICKACK"))?;
         from.shutdown(Shutdown::Write).map_err(LabError::io("send a FIN"))?;
         match to.read(&mut [0]) {
             Ok(0) => Ok(()),

@@ -67,6 +67,7 @@ pub struct LabBuilder {
     plane: Plane,
     rules: String,
     third_port: bool,
+    quiet: bool,
     sections: BTreeMap<String, Vec<String>>,
 }
 
@@ -80,6 +81,12 @@ impl LabBuilder {
     /// A third port `opt0`, with the host [`OTHER`] on it.
     pub fn third_port(mut self) -> Self {
         self.third_port = true;
+        self
+    }
+
+    /// Prints nothing at the end.
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 
@@ -100,7 +107,7 @@ impl LabBuilder {
 }
 
 /// Namespaces with a gateway between them. Dropping it takes everything away, and prints what helps to understand
-/// a failure when a test is panicking.
+/// a failure: cargo shows it of tests that fail, by a panic or by an error.
 #[derive(Debug)]
 pub struct Lab {
     // Dropped in this order: first the process, then the namespaces, then its files.
@@ -108,17 +115,18 @@ pub struct Lab {
     wires: Vec<Wire>,
     namespace: Namespace,
     plane: Plane,
+    quiet: bool,
     directory: TempDir,
 }
 
 impl Lab {
     /// Describes a laboratory of client, gateway and server.
     pub fn builder(plane: Plane) -> LabBuilder {
-        LabBuilder { plane, rules: String::new(), third_port: false, sections: BTreeMap::new() }
+        LabBuilder { plane, rules: String::new(), third_port: false, quiet: false, sections: BTreeMap::new() }
     }
 
     fn build(description: LabBuilder) -> Result<Self> {
-        let LabBuilder { plane, rules, third_port, mut sections } = description;
+        let LabBuilder { plane, rules, third_port, quiet, mut sections } = description;
         let namespace = Namespace::new("gw")?;
         let mut wires = vec![
             Wire {
@@ -153,7 +161,7 @@ impl Lab {
                 Some(Gateway::new(&namespace, directory.path(), &ports, &toml(&sections))?)
             }
         };
-        let mut lab = Self { gateway, wires, namespace, plane, directory };
+        let mut lab = Self { gateway, wires, namespace, plane, quiet, directory };
         lab.namespace.sysctl("net.ipv4.ip_forward", "1")?;
         lab.namespace.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
         lab.namespace.sysctl("net.ipv4.conf.default.rp_filter", "1")?;
@@ -290,7 +298,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if self.quiet {
             return;
         }
         if let Some(gateway) = &self.gateway {

@@ -70,11 +70,13 @@ fn ends_in(close: Close, state: &str) -> Result<()> {
                 Some(pair)
             }
         };
+        let mut last = None;
         let what = format!("{state} after {close:?} on {plane:?}");
         let entry = wait::until(Duration::from_secs(5), &what, || {
-            let entry = conntrack::find(lab.gateway(), "tcp", port).ok().flatten()?;
-            (entry.state.as_deref() == Some(state)).then_some(entry)
-        })?;
+            last = conntrack::find(lab.gateway(), "tcp", port).ok().flatten();
+            last.clone().filter(|entry| entry.state.as_deref() == Some(state))
+        });
+        let entry = entry.unwrap_or_else(|timeout| panic!("{timeout}; it is {last:?}"));
         timeouts.push(entry.timeout);
         drop(open);
     }

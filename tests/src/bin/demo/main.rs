@@ -35,7 +35,7 @@ fn demo() -> Result<bool> {
     println!("Three namespaces:  client ── lan0 [ gateway ] wan0 ── server");
     println!("The gateway's ruleset: configs/nft/home-router.nft, with masquerade and a port forward");
     println!("Starting Flyover on two net_tap ports, without hugepages and without a NIC ...");
-    let lab = Lab::builder(Plane::Flyover).rules(SHIPPED).build()?;
+    let lab = Lab::builder(Plane::Flyover).rules(SHIPPED).quiet().build()?;
     let gateway = lab.flyover().ok_or_else(|| LabError::Missing("Flyover".to_owned()))?;
     println!(
         "Ready. Files up and down and through the port forward, {} more connections, and UDP:\n",
@@ -59,7 +59,7 @@ fn demo() -> Result<bool> {
     println!("\nMeasuring throughput, one TCP connection down: Flyover, then the kernel alone ...");
     let by_flyover = throughput(&lab)?;
     drop(lab);
-    let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(SHIPPED).build()?)?;
+    let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(SHIPPED).quiet().build()?)?;
 
     let well = losses.differing == 0 && flown > 0;
     println!();
