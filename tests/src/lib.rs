@@ -12,6 +12,7 @@ pub mod counters;
 pub mod error;
 pub mod gateway;
 pub mod iperf;
+pub mod leftovers;
 pub mod meter;
 pub mod namespace;
 pub mod process;

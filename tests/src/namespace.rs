@@ -1,24 +1,19 @@
 //! Network namespaces that go away with the laboratory.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
+use crate::leftovers::{self, NAMESPACES};
 use crate::process::{Process, mortal};
 use crate::{LabError, Result};
-
-const DIRECTORY: &str = "/run/netns";
-const PREFIX: &str = "flylab";
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -43,13 +38,13 @@ impl Namespace {
     /// When `ip netns add` fails, which it does without CAP_SYS_ADMIN.
     pub fn new(role: &str) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        sweep_leftovers_once();
+        leftovers::sweep_once();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}-{role}", std::process::id());
+        let name = format!("{}{number}-{role}", leftovers::prefix());
         checked("ip netns add", Command::new("ip").args(["netns", "add", &name]).output())?;
         let (jobs, queue) = channel::<Job>();
         let (entered_tx, entered) = channel();
-        let path = Path::new(DIRECTORY).join(&name);
+        let path = Path::new(NAMESPACES).join(&name);
         let thread = thread::Builder::new()
             .name(name.clone())
             .spawn(move || {
@@ -201,7 +196,7 @@ impl Drop for Inner {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        delete(&self.name);
+        leftovers::delete_namespace(&self.name);
     }
 }
 
@@ -215,41 +210,4 @@ fn checked(what: &str, output: io::Result<Output>) -> Result<String> {
         status: output.status.to_string(),
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
-}
-
-fn delete(name: &str) {
-    // Nothing to be done about a failure; the next run's sweep tries again.
-    let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-}
-
-/// The namespaces that some laboratory made, with the id of the process that did.
-pub fn all() -> Vec<(String, u32)> {
-    let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return Vec::new() };
-    let owner = |name: &str| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok();
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| owner(&name).map(|pid| (name, pid)))
-        .collect()
-}
-
-/// Deletes what laboratories whose process is dead have left, and sees to it that a signal leaves nothing.
-fn sweep_leftovers_once() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let dead = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
-        all().into_iter().filter(|(_, pid)| dead(*pid)).for_each(|(name, _)| delete(&name));
-        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
-        thread::spawn(move || {
-            if let Some(signal) = signals.forever().next() {
-                let own: HashSet<String> = own_names().collect();
-                own.iter().for_each(|name| delete(name));
-                // Children die with their threads.
-                std::process::exit(128 + signal);
-            }
-        });
-    });
-}
-
-fn own_names() -> impl Iterator<Item = String> {
-    all().into_iter().filter(|(_, pid)| *pid == std::process::id()).map(|(name, _)| name)
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::counters::LinkCounters;
 use crate::gateway::{Gateway, Port};
 use crate::status::Flow;
-use crate::{LabError, Namespace, Result, wait};
+use crate::{Namespace, Result, leftovers, wait};
 
 /// The client, in the LAN.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
@@ -146,8 +146,7 @@ impl Lab {
             let host = Namespace::new("other")?;
             wires.push(Wire { twin: "opt0", gateway: &[GATEWAY_OTHER], host, addresses: &[OTHER] });
         }
-        let directory =
-            tempfile::Builder::new().prefix("flylab").tempdir().map_err(LabError::io("make a directory"))?;
+        let directory = leftovers::directory()?;
         let gateway = match plane {
             Plane::KernelOnly => None,
             Plane::Flyover => {

@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use lab::process::mortal;
-use lab::{LabError, Namespace, Result, gateway, wait};
+use lab::{LabError, Namespace, Result, gateway, leftovers, wait};
 use tempfile::TempDir;
 
 /// A namespace for the gateway and one for a host, and what is in them.
@@ -25,8 +25,7 @@ struct Inventory {
 
 impl Bench {
     fn new() -> Result<Self> {
-        let directory =
-            tempfile::Builder::new().prefix("flylab").tempdir().map_err(LabError::io("make a directory"))?;
+        let directory = leftovers::directory()?;
         Ok(Self { namespace: Namespace::new("gw")?, host: Namespace::new("host")?, directory })
     }
 
