@@ -1,7 +1,7 @@
 //! What a lookup costs: bursts of random connections, their entries counted, in TSC cycles a key.
 //!
 //! `cargo run --release -p dataplane --example table_cycles [-- CONNECTIONS...]`. Keys are drawn uniformly at random from both
-//! directions of all connections, computed from their number (not read from memory); `keys` is what that costs alone,
+//! directions of all connections, computed from their number (not read from memory); `drawing` is what that costs alone,
 //! `lookup` is net of it. `add` is the machine's state: cycles a dependent addition, 0.7 when nobody else runs.
 
 use std::hint::black_box;
@@ -37,7 +37,14 @@ impl Random {
 trait Numbered: Copy + Default {
     fn of(number: u32) -> Self;
     fn key(self) -> Key;
-    fn look_up(table: &FlowTable, keys: &[Self], lookup: &mut Lookup, found: &mut [Option<Slot>]);
+    /// The first so many of the three stages.
+    fn look_up(
+        stages: u32,
+        table: &FlowTable,
+        keys: &[Self],
+        lookup: &mut Lookup,
+        found: &mut [Option<Slot>],
+    );
     fn count(table: &FlowTable, slot: Slot);
 }
 
@@ -61,8 +68,20 @@ impl Numbered for Key4 {
     }
 
     #[inline(always)]
-    fn look_up(table: &FlowTable, keys: &[Self], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
-        table.lookup4(keys, lookup, found);
+    fn look_up(
+        stages: u32,
+        table: &FlowTable,
+        keys: &[Self],
+        lookup: &mut Lookup,
+        found: &mut [Option<Slot>],
+    ) {
+        table.prepare4(keys, lookup);
+        if stages > 1 {
+            table.match4(lookup);
+        }
+        if stages > 2 {
+            table.confirm4(keys, lookup, found);
+        }
     }
 
     #[inline(always)]
@@ -88,8 +107,20 @@ impl Numbered for Key6 {
     }
 
     #[inline(always)]
-    fn look_up(table: &FlowTable, keys: &[Self], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
-        table.lookup6(keys, lookup, found);
+    fn look_up(
+        stages: u32,
+        table: &FlowTable,
+        keys: &[Self],
+        lookup: &mut Lookup,
+        found: &mut [Option<Slot>],
+    ) {
+        table.prepare6(keys, lookup);
+        if stages > 1 {
+            table.match6(lookup);
+        }
+        if stages > 2 {
+            table.confirm6(keys, lookup, found);
+        }
     }
 
     #[inline(always)]
@@ -199,25 +230,35 @@ fn measure<K: Numbered>(family: &str, connections: u32, placement: Placement, pe
         let mut lookup = Lookup::default();
         let mut missed = 0;
         let before = dependent_add(per_ns);
-        let looking = cycles(per_ns, LOOKUPS, || {
-            for _ in 0..LOOKUPS / size {
-                draw(&mut random, 2 * connections, keys);
-                K::look_up(&table, keys, &mut lookup, found);
-                for slot in found.iter() {
-                    match slot {
-                        Some(slot) => K::count(&table, *slot),
-                        None => missed += 1,
+        let mut looking = |stages: u32| {
+            cycles(per_ns, LOOKUPS, || {
+                for _ in 0..LOOKUPS / size {
+                    draw(&mut random, 2 * connections, keys);
+                    K::look_up(stages, &table, keys, &mut lookup, found);
+                    if stages > 3 {
+                        for slot in found.iter() {
+                            match slot {
+                                Some(slot) => K::count(&table, *slot),
+                                None => missed += 1,
+                            }
+                        }
                     }
+                    black_box((&lookup, &found));
+                    reader.quiescent();
                 }
-                reader.quiescent();
-            }
-        });
+            })
+        };
+        let [hash, tags, keys, whole] = [1, 2, 3, 4].map(&mut looking);
         let add = f64::max(before, dependent_add(per_ns));
         println!(
-            "{family} {connections:>9} burst {size}: lookup {:6.1} (least {:6.1})  keys {:4.1}  line {:5.1} (least {:5.1})  \
-             insert pair {inserted:6.0}  missed {missed}  add {add:.2}  {} {:?}",
-            looking.median - drawing.median,
-            looking.least - drawing.least,
+            "{family} {connections:>9} burst {size}: lookup {:6.1} (least {:6.1}: hash {:.1} tags {:.1} keys {:.1} count {:.1})  \
+             drawing {:4.1}  line {:5.1} (least {:5.1})  insert pair {inserted:6.0}  missed {missed}  add {add:.2}  {} {:?}",
+            whole.median - drawing.median,
+            whole.least - drawing.least,
+            hash.least - drawing.least,
+            tags.least - hash.least,
+            keys.least - tags.least,
+            whole.least - keys.least,
             drawing.median,
             line.median,
             line.least,

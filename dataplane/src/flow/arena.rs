@@ -14,7 +14,7 @@ use super::entry::Line;
 use super::hash::HashKey;
 use super::region::{PageKind, Placement, Region};
 use super::sync::{AtomicU32, Ordering, fence};
-use super::tags::{GROUP, TagGroup};
+use super::tags::{GROUP, Mask, TagGroup};
 
 /// The most keys that one burst looks up.
 pub const MAX_BURST: usize = 64;
@@ -60,6 +60,21 @@ impl Probe {
         }
     }
 
+    /// The slot of any group where the search for the key begins, going round. As the writer puts a key into the first
+    /// free slot from there, few strangers lie before it whose tags might happen to be equal.
+    #[inline(always)]
+    fn start(self) -> u32 {
+        self.hash as u32 % Mask::BITS
+    }
+
+    /// The first slot of a mask, from [`start`](Self::start) on, as an index into the arena. The mask must not be 0.
+    #[inline(always)]
+    pub(crate) fn first(self, group: usize, mask: Mask) -> usize {
+        let start = self.start();
+        let place = (mask.rotate_right(start).trailing_zeros() + start) % Mask::BITS;
+        group * GROUP + place as usize
+    }
+
     /// What marks the key's slot; never 0. From the lowest bits of the upper half.
     #[inline(always)]
     pub(crate) fn tag(self) -> u8 {
@@ -73,12 +88,6 @@ fn range(bits: u32, groups: u32) -> usize {
     ((u64::from(bits) * u64::from(groups)) >> 32) as usize
 }
 
-/// Index of the entry that the lowest bit of a mask of a group's slots stands for.
-#[inline(always)]
-pub(crate) fn lowest(group: usize, mask: u32) -> usize {
-    group * GROUP + mask.trailing_zeros() as usize
-}
-
 /// What the lookup of one burst carries from stage to stage. Made once, used for every burst.
 #[derive(Debug)]
 pub struct Lookup {
@@ -86,8 +95,6 @@ pub struct Lookup {
     pub(crate) hashes: [u64; MAX_BURST],
     /// Index of the first candidate, or [`NOWHERE`].
     pub(crate) first: [u32; MAX_BURST],
-    /// The other candidates at home.
-    pub(crate) others: [u32; MAX_BURST],
     /// Positions of keys that can only be away.
     pub(crate) away: [u8; MAX_BURST],
     pub(crate) away_len: usize,
@@ -99,7 +106,6 @@ impl Default for Lookup {
             len: 0,
             hashes: [0; MAX_BURST],
             first: [NOWHERE; MAX_BURST],
-            others: [0; MAX_BURST],
             away: [0; MAX_BURST],
             away_len: 0,
         }
@@ -165,19 +171,14 @@ impl<L: Line> Arena<L> {
     }
 
     fn find_in(&self, group: usize, key: &L::Key, probe: Probe) -> Option<usize> {
-        let mask = self.tags.get(group)?.matches(probe.tag());
+        let mut mask = self.tags.get(group)?.matches(probe.tag());
         fence(Ordering::Acquire);
-        self.find_among(group, mask, key)
-    }
-
-    /// The one slot of a mask that holds the key.
-    fn find_among(&self, group: usize, mut mask: u32, key: &L::Key) -> Option<usize> {
         while mask != 0 {
-            let index = lowest(group, mask);
+            let index = probe.first(group, mask);
             if self.entries.get(index)?.matches(key) {
                 return Some(index);
             }
-            mask &= mask - 1;
+            mask &= !(1 << (index % GROUP));
         }
         None
     }
@@ -188,7 +189,6 @@ impl<L: Line> Arena<L> {
     }
 
     /// Third stage: compares the whole keys. `found[i]` becomes the slot of `keys[i]`.
-    #[inline]
     pub(crate) fn confirm(&self, keys: &[L::Key], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
         if lookup.away_len > 0 {
             self.look_away(lookup);
@@ -199,7 +199,7 @@ impl<L: Line> Arena<L> {
         for (position, (key, found)) in keys.iter().zip(found).take(len).enumerate() {
             let first = lookup.first[position];
             let hit = self.entries.get(first as usize).is_some_and(|entry| entry.matches(key));
-            *found = if hit { Some(L::slot(first)) } else { self.second_guess(key, lookup, position) };
+            *found = if hit { Some(L::slot(first)) } else { self.second_guess(key, lookup.hashes[position]) };
         }
     }
 
@@ -212,20 +212,18 @@ impl<L: Line> Arena<L> {
             let probe = Probe::new(lookup.hashes[position], self.groups());
             let mask = self.tags.get(probe.away()).map_or(0, |tags| tags.matches(probe.tag()));
             if mask != 0 {
-                let index = lowest(probe.away(), mask);
+                let index = probe.first(probe.away(), mask);
                 L::prefetch_at(self.entries.as_ptr().wrapping_add(index));
                 lookup.first[position] = index as u32;
             }
         }
     }
 
-    /// The first candidate was a stranger, or there was none.
+    /// The first candidate was a stranger, or there was none: the whole search.
     #[cold]
     #[inline(never)]
-    fn second_guess(&self, key: &L::Key, lookup: &Lookup, position: usize) -> Option<Slot> {
-        let probe = Probe::new(lookup.hashes[position], self.groups());
-        let index = self.find_among(probe.home(), lookup.others[position], key);
-        index.or_else(|| self.find_stray(key, probe)).map(|index| L::slot(index as u32))
+    fn second_guess(&self, key: &L::Key, hash: u64) -> Option<Slot> {
+        self.find(key, Probe::new(hash, self.groups())).map(|index| L::slot(index as u32))
     }
 
     /// The tag of a slot; 0 if nothing is there.

@@ -1,10 +1,10 @@
 //! The stages of a burst's lookup that use the processor's vector and AES instructions, chosen once.
 #![allow(unsafe_code)]
 
-use super::arena::{Arena, Lookup, MAX_BURST, NOWHERE, Probe, lowest};
+use super::arena::{Arena, Lookup, MAX_BURST, NOWHERE, Probe};
 use super::entry::Line;
 use super::hash::{HashKey, HashMethod, Sip};
-use super::tags::{GROUP, MatchMethod, Words, prefetch};
+use super::tags::{MatchMethod, Words, prefetch};
 
 /// The best code that this processor can run.
 #[derive(Debug)]
@@ -130,18 +130,13 @@ unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup) {
         let probe = Probe::new(lookup.hashes[position], groups);
         // SAFETY: `home` is below `groups`, the length of `tags`; the caller has what M needs.
         let mask = unsafe { M::matches(arena.tags.get_unchecked(probe.home()), probe.tag()) };
-        lookup.others[position] = mask & mask.wrapping_sub(1);
         if mask == 0 {
             seek_stray(arena, probe, position, lookup);
             continue;
         }
-        let first = lowest(probe.home(), mask);
+        let first = probe.first(probe.home(), mask);
         lookup.first[position] = first as u32;
         L::prefetch_at(entries.wrapping_add(first));
-        // Where several slots have the tag the last is asked for as well. Mostly it is the same line once more,
-        // which costs less than a branch that can't be foreseen.
-        let last = (probe.home() * GROUP + 31) - mask.leading_zeros() as usize;
-        L::prefetch_at(entries.wrapping_add(last));
     }
 }
 
@@ -159,7 +154,7 @@ fn seek_stray<L: Line>(arena: &Arena<L>, probe: Probe, position: usize, lookup: 
         lookup.away[lookup.away_len % MAX_BURST] = position as u8;
         lookup.away_len += 1;
     } else {
-        let first = lowest(probe.sibling(), mask);
+        let first = probe.first(probe.sibling(), mask);
         lookup.first[position] = first as u32;
         L::prefetch_at(arena.entries.as_ptr().wrapping_add(first));
     }

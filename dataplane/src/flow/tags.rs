@@ -8,11 +8,14 @@ use super::region::Zeroed;
 use super::sync::{AtomicU64, Ordering};
 
 /// Slots in a group: their tags fill half a cache line and one AVX2 register.
+pub(crate) const GROUP: usize = Mask::BITS as usize;
+
+/// A bit a slot of a group.
 #[cfg(not(loom))]
-pub(crate) const GROUP: usize = 32;
-/// Fewer for loom, which walks through every order of every access.
+pub(crate) type Mask = u32;
+/// A small group for loom, which walks through every order of every access.
 #[cfg(loom)]
-pub(crate) const GROUP: usize = 8;
+pub(crate) type Mask = u8;
 
 /// The tags of one group of slots, lowest byte of the first word first.
 #[derive(Debug, Default)]
@@ -38,10 +41,10 @@ impl TagGroup {
     /// Bit `i` says that slot `i` has the tag. The loads are relaxed: an acquire fence must follow before entries
     /// are read.
     #[inline]
-    pub(crate) fn matches(&self, tag: u8) -> u32 {
+    pub(crate) fn matches(&self, tag: u8) -> Mask {
         let words = self.0.iter().enumerate();
         words.fold(0, |mask, (index, word)| {
-            mask | equal_bytes(word.load(Ordering::Relaxed), tag) << (8 * index)
+            mask | Mask::from(equal_bytes(word.load(Ordering::Relaxed), tag)) << (8 * index)
         })
     }
 }
@@ -52,7 +55,7 @@ pub(crate) trait MatchMethod {
     ///
     /// # Safety
     /// The processor has what the implementation needs.
-    unsafe fn matches(group: &TagGroup, tag: u8) -> u32;
+    unsafe fn matches(group: &TagGroup, tag: u8) -> Mask;
 }
 
 /// Words of eight tags: for every processor, loom and miri.
@@ -60,20 +63,20 @@ pub(crate) struct Words;
 
 impl MatchMethod for Words {
     #[inline(always)]
-    unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
+    unsafe fn matches(group: &TagGroup, tag: u8) -> Mask {
         group.matches(tag)
     }
 }
 
 /// One bit for each byte of `word` that equals `byte`, lowest first.
-fn equal_bytes(word: u64, byte: u8) -> u32 {
+fn equal_bytes(word: u64, byte: u8) -> u8 {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = LOW << 7;
     let difference = word ^ (LOW * u64::from(byte));
     // The high bit stays clear only where all eight bits of the difference are; no carry leaves a byte.
     let clear = !(((difference & !HIGH) + !HIGH) | difference) & HIGH;
     // Moves bit 8i to bit 56 + i.
-    ((clear >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
+    ((clear >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
 }
 
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
@@ -90,7 +93,7 @@ mod simd {
 
     impl MatchMethod for Avx2 {
         #[inline(always)]
-        unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
+        unsafe fn matches(group: &TagGroup, tag: u8) -> Mask {
             // SAFETY: passed on to the caller.
             unsafe { matches_avx2(group, tag) }
         }
@@ -98,7 +101,7 @@ mod simd {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn matches_avx2(group: &TagGroup, tag: u8) -> u32 {
+    unsafe fn matches_avx2(group: &TagGroup, tag: u8) -> Mask {
         let equal: __m256i;
         // SAFETY: a group is 32 aligned bytes. To the abstract machine the assembly is relaxed loads of its four
         // AtomicU64: aligned vector loads don't tear within 8 bytes.
@@ -119,7 +122,7 @@ mod simd {
 
     impl MatchMethod for Sse2 {
         #[inline(always)]
-        unsafe fn matches(group: &TagGroup, tag: u8) -> u32 {
+        unsafe fn matches(group: &TagGroup, tag: u8) -> Mask {
             // SAFETY: SSE2 is part of x86-64; otherwise as for Avx2.
             unsafe {
                 let tag = _mm_set1_epi8(tag as i8);

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::arena::{Arena, Probe};
 use super::entry::{EntryView, Line};
 use super::limbo::Limbo;
-use super::tags::GROUP;
+use super::tags::{GROUP, Mask};
 use super::{AdjacencyId, FlowRef, FlowTable, Key, Slot};
 
 /// A home with so many slots taken sends new keys to its sibling; if that has so many too, the emptiest of
@@ -38,7 +38,7 @@ pub enum InsertError {
 #[derive(Debug)]
 struct Places {
     /// A bit a slot, by group.
-    taken: Box<[u32]>,
+    taken: Box<[Mask]>,
     /// Control's connection, by slot.
     owners: Box<[u32]>,
     connections: usize,
@@ -64,12 +64,13 @@ impl Places {
             // The first of equals: nearest to home.
             [home, sibling, probe.away()].into_iter().min_by_key(|group| fill(*group))?
         };
-        let place = self.taken[group].trailing_ones() as usize;
-        if place == GROUP {
+        let free = !self.taken[group];
+        if free == 0 {
             return None;
         }
-        self.taken[group] |= 1 << place;
-        Some(group * GROUP + place)
+        let index = probe.first(group, free);
+        self.taken[group] |= 1 << (index % GROUP);
+        Some(index)
     }
 
     fn free(&mut self, index: usize) {
