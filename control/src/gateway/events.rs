@@ -308,8 +308,8 @@ impl Gateway {
                     settle.push(flow);
                     continue;
                 }
-                Action::Timeout { orig, zones, timeout_s } => {
-                    let liberal = (orig.proto == TCP).then_some(TcpFlagsUpdate::LIBERAL);
+                Action::Timeout { orig, zones, timeout_s, liberal } => {
+                    let liberal = (liberal && orig.proto == TCP).then_some(TcpFlagsUpdate::LIBERAL);
                     let update = EntryUpdate::new(orig, zones);
                     Request::Update(EntryUpdate { timeout_s: Some(timeout_s), tcp_flags: liberal, ..update })
                 }

@@ -98,8 +98,7 @@ pub enum Source {
 /// What the tracker wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Set an entry's timeout and, for TCP, its liberal flags (so that segments which the kernel has not
-    /// seen do not make later ones invalid).
+    /// Set an entry's timeout.
     Timeout {
         /// The entry's original tuple.
         orig: FiveTuple,
@@ -107,6 +106,9 @@ pub enum Action {
         zones: Zones,
         /// The timeout, in seconds.
         timeout_s: u32,
+        /// For TCP, make it liberal as well, so that segments which the kernel does not see do not make later
+        /// ones invalid.
+        liberal: bool,
     },
     /// Get the entry with this tuple: [`Tracker::entry`] with [`Source::Answer`], or
     /// [`Tracker::not_found`].

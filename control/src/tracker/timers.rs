@@ -122,19 +122,19 @@ impl Tracker {
 
     /// Keeps the kernel's entry alive while packets pass it by.
     pub(super) fn hold_entry(&mut self, now: Millis, index: u32, plane: &impl Plane) {
-        self.set_timeout(index, self.timing.hold, plane);
+        self.set_timeout(index, self.timing.hold, true, plane);
         let connection = &mut self.connections[index];
         connection.held = true;
         connection.refreshed = now as u32;
     }
 
-    fn set_timeout(&mut self, index: u32, timeout_s: u32, plane: &impl Plane) {
+    fn set_timeout(&mut self, index: u32, timeout_s: u32, liberal: bool, plane: &impl Plane) {
         let connection = &self.connections[index];
         let Some(orig) = connection.flows.and_then(|flows| plane.key(flows[0])).map(|key: Key| key.tuple())
         else {
             return;
         };
-        self.actions.push(Action::Timeout { orig, zones: connection.zones, timeout_s });
+        self.actions.push(Action::Timeout { orig, zones: connection.zones, timeout_s, liberal });
         self.stats.refreshes += 1;
     }
 
@@ -149,7 +149,9 @@ impl Tracker {
             }
         }
         let left = self.protocol_timeout(index).saturating_sub(idle.div_ceil(1000)).max(1);
-        self.set_timeout(index, left, plane);
+        // Liberal it stays (its windows are stale), but the flags are not sent again: they would also make the
+        // kernel forget the last acknowledgement, by which it judges an RST.
+        self.set_timeout(index, left, false, plane);
         self.connections[index].held = false;
     }
 

@@ -347,6 +347,12 @@ pub trait EntryView: Copy {
         self.status().last_ack.load(RELAXED)
     }
 
+    /// Notes a packet that does not count as carried.
+    #[inline]
+    fn touch(&self, now_ms: u32) {
+        self.status().last_seen.store(now_ms, RELAXED);
+    }
+
     /// Remembers an acknowledgement number.
     #[inline]
     fn set_last_ack(&self, ack: u32) {

@@ -65,6 +65,12 @@ impl Headers {
         self.tcp_flags & SYN != 0
     }
 
+    /// Whether the segment resets the connection.
+    #[inline(always)]
+    pub const fn is_rst(&self) -> bool {
+        self.tcp_flags & RST != 0
+    }
+
     /// Length of the frame without padding.
     #[inline(always)]
     pub const fn frame_len(&self) -> usize {

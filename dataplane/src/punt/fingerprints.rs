@@ -181,18 +181,20 @@ impl Fingerprints {
         self.settling.push((flow, now + PATIENCE));
     }
 
-    /// Forgets what has taken too long, and answers [`Self::settle`].
-    pub(super) fn expire(&mut self, now: u64, mut tell: impl FnMut(Observation)) {
+    /// Answers [`Self::settle`], and forgets what has taken too long.
+    ///
+    /// Only a look at empty twins tells that something has: `drained` says that all frames were read.
+    pub(super) fn expire(&mut self, now: u64, drained: bool, mut tell: impl FnMut(Observation)) {
         let mut settling = std::mem::take(&mut self.settling);
         settling.retain(|(flow, deadline)| {
-            let settled = now >= *deadline || !self.is_out(*flow);
+            let settled = !self.is_out(*flow) || (drained && now >= *deadline);
             if settled {
                 tell(Observation::Settled(*flow));
             }
             !settled
         });
         self.settling = settling;
-        while self.prints.front().is_some_and(|print| now - print.at > PATIENCE) {
+        while drained && self.prints.front().is_some_and(|print| now - print.at > PATIENCE) {
             let Some(print) = self.prints.pop_front() else { break };
             self.first += 1;
             if print.probe && !print.matched {

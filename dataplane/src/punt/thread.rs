@@ -193,13 +193,16 @@ impl PuntThread {
                 work += 1;
             }
         }
+        let mut drained = true;
         for port in 0..self.twins.len() {
-            work += self.from_kernel(port);
+            let frames = self.from_kernel(port);
+            drained &= frames < BATCH;
+            work += frames;
         }
         self.obey();
         let now = self.clock.micros();
         let mut expired = Vec::new();
-        self.prints.expire(now, |observation| expired.push(observation));
+        self.prints.expire(now, drained, |observation| expired.push(observation));
         for observation in expired {
             self.tell(observation);
         }

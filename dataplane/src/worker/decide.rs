@@ -31,13 +31,15 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
     let entry = link.table.entry(slot);
     // Before anything that changes the flow's state: a copy from elsewhere must not move it.
     let elsewhere = link.contexts.get(entry.context()) != headers.ingress;
-    if elsewhere && entry.context() != ContextTable::NONE && headers.is_tcp_control() {
+    if headers.is_tcp_control() && elsewhere && entry.context() != ContextTable::NONE {
         return close_from_elsewhere(link, mbuf, headers, slot, now);
     }
     match entry.state() {
         EntryState::Candidate => {
-            saw_ack(&entry, headers);
-            return candidate(headers);
+            if !elsewhere || entry.context() == ContextTable::NONE {
+                saw_ack(&entry, headers, now);
+            }
+            return candidate(link, mbuf, headers, slot, now);
         }
         EntryState::Closing => return Verdict::Punt(PuntReason::Closing, PuntEvent::None),
         EntryState::Holding | EntryState::Software | EntryState::Probing => {}
@@ -45,7 +47,7 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
     if elsewhere {
         return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
     }
-    saw_ack(&entry, headers);
+    saw_ack(&entry, headers, now);
     if headers.is_tcp_control() {
         return close(link, mbuf, headers, slot, now);
     }
@@ -60,9 +62,10 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
 }
 
 /// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.
-fn saw_ack(entry: &Entry<'_>, headers: &Headers) {
+fn saw_ack(entry: &Entry<'_>, headers: &Headers, now: u32) {
     if headers.tcp_ack != 0 {
         entry.set_last_ack(headers.tcp_ack);
+        entry.touch(now);
     }
 }
 
@@ -91,12 +94,26 @@ fn again(entry: &Entry<'_>) -> Verdict {
     }
 }
 
-const fn candidate(headers: &Headers) -> Verdict {
-    // A direction is not to begin flying by its last segment.
-    if headers.is_tcp_control() {
-        return Verdict::Punt(PuntReason::TcpControl, PuntEvent::None);
+/// A packet of a direction that does not fly.
+fn candidate(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+    if !headers.is_tcp_control() {
+        return Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint);
     }
-    Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint)
+    // The other direction may fly already, and the kernel's entry be liberal: it gets no close that a strict
+    // one would not believe. While nothing says where this direction comes in, an RST must be exact.
+    let entry = link.table.entry(slot);
+    let unplaced = entry.context() == ContextTable::NONE;
+    let believed = |ack: u32| {
+        headers.segment(mbuf.data()).is_some_and(|segment| {
+            let exact = !unplaced || !headers.is_rst() || segment.seq == ack;
+            exact && plausible_close(&segment, ack, entry.last_ack())
+        })
+    };
+    if peer_ack(link, slot, now).is_some_and(|ack| !believed(ack)) {
+        return Verdict::Drop(DropReason::ImplausibleClose);
+    }
+    // Not fingerprinted: a direction is not to begin flying by its last segment.
+    Verdict::Punt(PuntReason::TcpControl, PuntEvent::None)
 }
 
 /// A FIN, RST or SYN from another place than the direction's own. The kernel's entry is liberal, so it would

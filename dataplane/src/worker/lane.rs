@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::decide::{self, Verdict};
+use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::Mbuf;
 use crate::flow::{FlowTable, Key, Key4, Lookup, Slot};
@@ -48,10 +49,12 @@ impl Lane {
     }
 
     /// Decides on each packet, reading every entry's state before anything is sent.
-    pub(super) fn decide(&mut self, link: &WorkerLink, now: u32) {
+    pub(super) fn decide(&mut self, link: &WorkerLink, held: &HoldQueue, now: u32) {
         self.verdicts.clear();
         for ((mbuf, headers), slot) in self.mbufs.iter().zip(&self.headers).zip(&self.slots) {
             self.verdicts.push(match slot {
+                // An earlier one waits: not before it.
+                Some(slot) if held.concerns(*slot) => Verdict::Hold,
                 Some(slot) => decide::flow(link, mbuf, headers, *slot, now),
                 None => Verdict::Punt(PuntReason::NoFlow, PuntEvent::None),
             });

@@ -148,6 +148,7 @@ impl Worker {
             packets += self.receive(port);
         }
         // Also without a burst the kernel's frames and held packets go on.
+        self.decide_held();
         packets += self.send_from_kernel();
         self.release_held();
         self.flush();
@@ -163,8 +164,11 @@ impl Worker {
         }
         self.parse_burst(port);
         self.lane.look_up(&self.link.table);
-        self.lane.decide(&self.link, self.now);
-        // In this order none overtakes: what the kernel has sent, what was held, what came in just now.
+        // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
+        // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
+        // sent, what was held, what came in just now.
+        self.decide_held();
+        self.lane.decide(&self.link, &self.held, self.now);
         self.send_from_kernel();
         self.release_held();
         self.carry_out();
@@ -235,7 +239,14 @@ impl Worker {
     }
 
     fn hold(&mut self, mbuf: Mbuf, headers: Headers, slot: Slot) {
-        let held = Held { flow: self.link.table.reference(slot), since: self.now, mbuf, headers };
+        let held = Held {
+            flow: self.link.table.reference(slot),
+            since: self.now,
+            mbuf,
+            headers,
+            verdict: Verdict::Hold,
+            slot: Some(slot),
+        };
         if let Err(held) = self.held.push(held) {
             // No room: all that waits goes to the kernel, so that order is kept, and this after it.
             while let Some(held) = self.held.pop() {
@@ -245,11 +256,19 @@ impl Worker {
         }
     }
 
-    /// Lets those go that wait no longer: because their direction flies now, or because it doesn't.
+    /// Decides which of the held packets wait no longer: because their direction flies now, or because it
+    /// doesn't.
+    fn decide_held(&mut self) {
+        for held in self.held.iter_mut() {
+            (held.verdict, held.slot) = decide::held(&self.link, held, self.now);
+        }
+    }
+
+    /// Does with the held packets what was decided.
     fn release_held(&mut self) {
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop() else { return };
-            match decide::held(&self.link, &held, self.now) {
+            match (held.verdict, held.slot) {
                 (Verdict::Fly, Some(slot)) => self.fly(held.mbuf, &held.headers, slot),
                 (Verdict::Hold, _) => {
                     // There is room: it was taken from there.
@@ -333,13 +352,15 @@ impl Worker {
         }
     }
 
+    /// Sends all that the kernel has sent so far.
     fn send_from_kernel(&mut self) -> usize {
-        for nth in 0..BURST {
+        let waiting = self.link.from_kernel.len();
+        for nth in 0..waiting {
             let Some(FromKernel { mbuf, port }) = self.link.from_kernel.pop() else { return nth };
             self.link.counters.from_kernel().add(1, mbuf.len() as u64);
             self.send(usize::from(port), mbuf);
         }
-        BURST
+        waiting
     }
 
     fn send(&mut self, port: usize, mbuf: Mbuf) {
