@@ -13,6 +13,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 
 use super::sync::{AtomicU64, Ordering};
+use super::tags::Mask;
 use super::*;
 
 fn model(preemptions: usize, test: impl Fn() + Send + Sync + 'static) {
@@ -67,22 +68,19 @@ fn an_entry_appears_whole() {
 }
 
 /// A connection whose original direction would take the very slot that connection 1's leaves.
-fn successor() -> u32 {
-    let (_, mut writer) = table();
-    let slot = insert(&mut writer, 1)[0].slot;
-    (2..)
-        .find(|&number| {
-            let (_, mut writer) = table();
-            insert(&mut writer, number)[0].slot == slot
-        })
-        .expect("some connection")
+fn successor(table: &FlowTable) -> u32 {
+    let place = |number: u32| {
+        let probe = table.v4.probe(&connection(number).0);
+        probe.first(probe.home(), Mask::MAX)
+    };
+    (2..).find(|&number| place(number) == place(1)).expect("some connection")
 }
 
 #[test]
 fn a_slot_is_reused_behind_nobodys_back() {
     model(3, || {
         let (table, mut writer) = table();
-        let next = successor();
+        let next = successor(&table);
         let flows = insert(&mut writer, 1);
         let place = table.qsbr().register().expect("a place");
         let reader = thread::spawn(move || {

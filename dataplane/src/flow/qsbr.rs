@@ -126,7 +126,8 @@ impl QsbrReader {
     /// Ends [`offline`](Self::offline).
     pub fn online(&self) {
         let newest = self.qsbr.newest.load(Ordering::Acquire);
-        self.seen().store(newest, Ordering::Relaxed);
+        // Release: the writer may see this number and not the OFFLINE before it; earlier loads are over then too.
+        self.seen().store(newest, Ordering::Release);
         // Loads of the tables must not be done before the store is visible: see `start`.
         fence(Ordering::SeqCst);
     }
