@@ -195,8 +195,12 @@ fn black_box_register(value: u64) -> u64 {
 
 fn fill<K: Numbered>(writer: &mut TableWriter, connections: u32, per_ns: f64) -> f64 {
     let start = Instant::now();
+    let pair = |number: u32| [2 * number, 2 * number + 1].map(|number| K::of(number).key());
     for number in 0..connections {
-        let [orig, reply] = [2 * number, 2 * number + 1].map(|number| K::of(number).key());
+        // As control does with a batch of events.
+        let [orig, reply] = pair(number + 8);
+        writer.prefetch_pair(&orig, &reply);
+        let [orig, reply] = pair(number);
         if let Err(error) = writer.insert_pair(&orig, &reply, number) {
             println!("connection {number}: {error}");
             break;

@@ -13,8 +13,8 @@ use super::burst::Kernel;
 use super::entry::Line;
 use super::hash::HashKey;
 use super::region::{PageKind, Placement, Region};
-use super::sync::{AtomicU32, Ordering, fence};
-use super::tags::{GROUP, Mask, TagGroup};
+use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use super::tags::{GROUP, Mask, TagGroup, prefetch};
 
 /// The most keys that one burst looks up.
 pub const MAX_BURST: usize = 64;
@@ -119,8 +119,8 @@ pub(crate) struct Arena<L: Line> {
     pub(crate) entries: Region<L>,
     /// How many of a home group's keys lie elsewhere.
     pub(crate) strays: Region<AtomicU32>,
-    /// The slot of the other direction.
-    peers: Region<AtomicU32>,
+    /// The slot of the other direction (lower half) and control's connection (upper half).
+    links: Region<AtomicU64>,
     pub(crate) secret: HashKey,
     pub(crate) kernel: Kernel<L>,
 }
@@ -132,7 +132,7 @@ impl<L: Line> Arena<L> {
             tags: Region::new(groups, placement)?,
             entries: Region::new(groups * GROUP, placement)?,
             strays: Region::new(groups, placement)?,
-            peers: Region::new(groups * GROUP, placement)?,
+            links: Region::new(groups * GROUP, placement)?,
             secret: HashKey::random(),
             kernel,
         })
@@ -231,13 +231,27 @@ impl<L: Line> Arena<L> {
         self.tags.get(index / GROUP).map_or(0, |tags| tags.get(index % GROUP))
     }
 
+    /// The slot of the other direction; `None` if the slot never held a flow.
     pub(crate) fn peer(&self, index: usize) -> Option<Slot> {
-        Slot::from_bits(self.peers.get(index)?.load(Ordering::Relaxed))
+        Slot::from_bits(self.links.get(index)?.load(Ordering::Relaxed) as u32)
+    }
+
+    /// What control calls the connection.
+    pub(crate) fn owner(&self, index: usize) -> Option<u32> {
+        Some((self.links.get(index)?.load(Ordering::Relaxed) >> 32) as u32)
+    }
+
+    /// Asks for the lines that an insertion at `index` will write. A hint.
+    pub(crate) fn prefetch_slot(&self, index: usize) {
+        prefetch(self.tags.as_ptr().wrapping_add(index / GROUP));
+        prefetch(self.links.as_ptr().wrapping_add(index));
+        L::prefetch_at(self.entries.as_ptr().wrapping_add(index));
     }
 
     /// Makes a written entry visible. For the only writer.
-    pub(crate) fn publish(&self, probe: Probe, index: usize, peer: Slot) {
-        self.peers[index].store(peer.to_bits(), Ordering::Relaxed);
+    pub(crate) fn publish(&self, probe: Probe, index: usize, peer: Slot, owner: u32) {
+        let link = u64::from(peer.to_bits()) | u64::from(owner) << 32;
+        self.links[index].store(link, Ordering::Relaxed);
         // Before the tag: a reader that finds no stray counted may say that the key is not there yet.
         self.count_stray(probe, index, 1);
         self.tags[index / GROUP].set(index % GROUP, probe.tag());

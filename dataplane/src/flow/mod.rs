@@ -1,4 +1,15 @@
 //! Flows: keys, entries, and the table that workers read and control writes.
+//!
+//! The unsafe parts (`region`, `hash`, `tags`, `burst`) and the orders of memory accesses are checked by
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release -p dataplane --lib loom_tests
+//! RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p dataplane --lib --target x86_64-unknown-linux-gnu flow
+//! PROPTEST_CASES=16 valgrind -q --error-exitcode=9 target/debug/deps/dataplane-HASH flow
+//! cargo +nightly miri test -p dataplane --lib flow      # not on the development machines
+//! ```
+//!
+//! and `cargo run --release -p dataplane --example table_cycles` measures.
 
 mod adjacency;
 mod arena;

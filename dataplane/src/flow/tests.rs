@@ -75,7 +75,7 @@ fn a_connection_is_two_entries_that_know_each_other() {
             let entry = table.entry(slot);
             assert_eq!((entry.key(), entry.leaves_as()), (key, leaves_as));
             assert_eq!((entry.state(), entry.adjacency()), (EntryState::Candidate, AdjacencyId::NONE));
-            assert_eq!((table.peer(slot), writer.owner(slot)), (Some(other), 700 + number));
+            assert_eq!((table.peer(slot), writer.owner(slot)), (Some(other), Some(700 + number)));
         }
         assert_eq!(writer.insert_pair(&orig, &reply, 0), Err(InsertError::Exists(slots[0])));
     }
@@ -247,7 +247,7 @@ proptest! {
             slots.extend([0, 1].map(|direction| flows.map(|flows| flows[direction].slot)));
             for flow in flows.into_iter().flatten() {
                 prop_assert_eq!(table.resolve(*flow), Some(flow.slot));
-                prop_assert_eq!(writer.owner(flow.slot), number);
+                prop_assert_eq!(writer.owner(flow.slot), Some(number));
             }
         }
         prop_assert_eq!(find_all(&table, &keys), slots);

