@@ -526,3 +526,47 @@ impl EntryView for Entry<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_of_a_key_matters() {
+        let key = Key4 { src: 1, dst: 2, ports: 3, proto: 6 };
+        let line = Line4::default();
+        line.write(&key, &key);
+        line.status.set_forwarding(u16::MAX, AdjacencyId::NONE, u8::MAX);
+        assert!(line.matches(&key) && line.key() == key);
+        for bit in 0..32 {
+            let flip = 1u32 << bit;
+            let others = [
+                Key4 { src: key.src ^ flip, ..key },
+                Key4 { dst: key.dst ^ flip, ..key },
+                Key4 { ports: key.ports ^ flip, ..key },
+                Key4 { proto: key.proto ^ 1 << (bit % 8), ..key },
+            ];
+            assert!(others.iter().all(|other| !line.matches(other)), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_bit_of_an_ipv6_key_matters() {
+        let key = Key6 { src: [1, 2], dst: [3, 4], ports: 5, proto: 17 };
+        let line = Line6::default();
+        line.write(&key, &key);
+        assert!(line.matches(&key) && line.key() == key);
+        for bit in 0..64 {
+            let flip = 1u64 << bit;
+            let others = [
+                Key6 { src: [key.src[0] ^ flip, key.src[1]], ..key },
+                Key6 { src: [key.src[0], key.src[1] ^ flip], ..key },
+                Key6 { dst: [key.dst[0] ^ flip, key.dst[1]], ..key },
+                Key6 { dst: [key.dst[0], key.dst[1] ^ flip], ..key },
+                Key6 { ports: key.ports ^ 1 << (bit % 32), ..key },
+                Key6 { proto: key.proto ^ 1 << (bit % 8), ..key },
+            ];
+            assert!(others.iter().all(|other| !line.matches(other)), "bit {bit}");
+        }
+    }
+}
