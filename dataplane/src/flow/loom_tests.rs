@@ -1,9 +1,9 @@
-//! Every order in which a worker and control can meet, by loom's model checker.
+//! The orders in which workers and control can meet, by loom's model checker.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p dataplane --lib loom_tests`
 //!
-//! Budget: two or three threads and at most three preemptions (more find the same states again in these tests);
-//! a minute for all of them.
+//! Budget: two or three threads and at most three preemptions (four in the smallest tests); orders that need more are
+//! not looked at. All of them together take some seconds.
 
 #![allow(unsafe_code)]
 
