@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use super::error::GatewayError;
-use super::settle::Settling;
+use super::settle::{Later, Settling};
 use super::state::{State, policy};
 use super::threads::Threads;
 use super::{HASTE, REST, TICK};
@@ -44,6 +44,13 @@ const CARRIER_EVERY: u64 = 200;
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> GatewayError {
     move |source| GatewayError::Loop { what, source }
+}
+
+/// Tells the service manager, if one waits for it.
+fn tell_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
 }
 
 /// Wakes the loop from the punt thread.
@@ -116,6 +123,7 @@ pub(super) struct Gateway {
     api: api::Server,
     waker: Waker,
     signals: Signals,
+    later: Later,
     more: bool,
     carrier_due: u64,
     _pool: Mempool,
@@ -144,6 +152,7 @@ impl Gateway {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed("signals"))?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
         api.register(registry, API).map_err(failed("API socket"))?;
+        let later = Later::new(Arc::clone(state.plane.table.qsbr()));
         Ok(Self {
             threads,
             state,
@@ -153,6 +162,7 @@ impl Gateway {
             api,
             waker,
             signals,
+            later,
             more: false,
             carrier_due: 0,
             _pool: pool,
@@ -186,7 +196,10 @@ impl Gateway {
             self.state.plane.reclaim();
             for event in &events {
                 match event.token() {
-                    SIGNALS if self.signalled() => return Ok(()),
+                    SIGNALS if self.signalled() => {
+                        tell_systemd(sd_notify::NotifyState::Stopping);
+                        return Ok(());
+                    }
                     token if self.api.tokens().contains(&token.0) => {
                         self.api.handle(self.waker.poll.registry(), token, &self.state);
                     }
@@ -200,7 +213,7 @@ impl Gateway {
     }
 
     fn patience(&self) -> Duration {
-        match (self.more, self.settling.is_empty()) {
+        match (self.more, self.settling.is_empty() && self.later.is_empty()) {
             (true, _) => Duration::ZERO,
             (_, false) => HASTE,
             _ if self.state.tracker.is_empty() => REST,
@@ -271,7 +284,10 @@ impl Gateway {
                 }
                 ConntrackMessage::Done { errno: 0, .. } => {
                     tracker.dump_finished(plane);
-                    state.ready = true;
+                    if !state.ready {
+                        state.ready = true;
+                        tell_systemd(sd_notify::NotifyState::Ready);
+                    }
                 }
                 // The table changed under the dump in a way that may hide entries.
                 ConntrackMessage::Done { .. } | ConntrackMessage::Overrun => again = true,
@@ -293,10 +309,18 @@ impl Gateway {
     fn hear_observations(&mut self) {
         let now = self.state.clock.millis();
         for _ in 0..BUDGET {
-            let Some(observation) = self.observations.pop() else { return };
-            self.state.tracker.observe(now, observation, &mut self.state.plane);
+            let Some(observation) = self.observations.pop() else { break };
+            if self.state.workers.len() == 1 {
+                self.state.tracker.observe(now, observation, &mut self.state.plane);
+            } else {
+                self.later.add(observation);
+            }
         }
-        self.more = true;
+        // A worker sends the kernel's frames before its own packets, but not before another worker's: those
+        // must have passed their hands before what they prove takes effect.
+        let state = &mut self.state;
+        self.later.each(|observation| state.tracker.observe(now, observation, &mut state.plane));
+        self.more |= !self.observations.is_empty();
     }
 
     /// Carries out what the tracker wants, timeouts before the flights that depend on them.

@@ -30,9 +30,7 @@ pub(super) struct GatewayPort {
 pub(super) enum PortEvent {
     /// Nothing that concerns flows.
     None,
-    /// It can't carry flows any more.
-    Down,
-    /// Something that flows may depend on is different.
+    /// Flows over it must prove themselves again.
     Changed,
 }
 
@@ -52,11 +50,7 @@ impl GatewayPort {
         if known {
             tracing::info!(port = self.config.name, up, "carrier");
         }
-        match (known, up) {
-            (true, false) => PortEvent::Down,
-            (true, true) => PortEvent::Changed,
-            (false, _) => PortEvent::None,
-        }
+        if known { PortEvent::Changed } else { PortEvent::None }
     }
 
     /// The twin owns MTU, MAC and admin state: the port follows.
@@ -81,7 +75,7 @@ impl GatewayPort {
         }
         if link.up != self.admin_up {
             self.admin_up = link.up;
-            event = if link.up { PortEvent::Changed } else { PortEvent::Down };
+            event = PortEvent::Changed;
         }
         event
     }

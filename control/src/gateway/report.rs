@@ -1,6 +1,6 @@
 //! What the gateway tells about itself.
 
-use dataplane::flow::{FiveTuple, Snapshot};
+use dataplane::flow::{Counter, FiveTuple, Snapshot};
 use dataplane::packet::DropReason;
 
 use super::ports::GatewayPort;
@@ -38,7 +38,7 @@ impl Handler for State {
                 capacity: u64::from(self.config.flows.capacity),
             },
             packets: self.packets(&counted),
-            punted_by_reason: ByReason::from_counts(&counted.punted),
+            punted_by_reason: ByReason::from_counts(&self.punted()),
             dropped_by_reason: self.dropped(&counted),
             conntrack: ConntrackCounts {
                 events: self.conntrack.events,
@@ -61,7 +61,7 @@ impl Handler for State {
         let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
         Stats {
             packets: self.packets(&counted),
-            punted_by_reason: ByReason::from_counts(&counted.punted),
+            punted_by_reason: ByReason::from_counts(&self.punted()),
             dropped_by_reason: self.dropped(&counted),
             workers: self.workers.iter().map(|worker| self.worker_stats(worker)).collect(),
             punt: vec![self.punt_stats()],
@@ -90,11 +90,16 @@ impl State {
         }
     }
 
+    /// What the kernel was given, by reason: what workers handed on and the twins took.
+    fn punted(&self) -> Vec<u64> {
+        self.punt.punted.iter().map(Counter::get).collect()
+    }
+
     fn packets(&self, counted: &Snapshot) -> PacketCounts {
         PacketCounts {
             fast: counted.fast.packets,
             hardware: 0,
-            punted: counted.punted_total(),
+            punted: self.punted().iter().sum(),
             from_kernel: counted.from_kernel.packets,
             dropped: counted.dropped_total() + PUNT_DROPS.iter().map(|r| self.punt.dropped(*r)).sum::<u64>(),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::flow::{FlowRef, Qsbr, Token};
-use dataplane::punt::{Bell, PuntCommand};
+use dataplane::punt::{Bell, Observation, PuntCommand};
 
 /// How long it waits for workers on the spot.
 const SOON: Duration = Duration::from_micros(30);
@@ -65,6 +65,35 @@ impl Settling {
             std::hint::spin_loop();
         }
         true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Observations that wait until every worker has passed a quiescent state.
+#[derive(Debug)]
+pub(super) struct Later {
+    qsbr: Arc<Qsbr>,
+    waiting: VecDeque<(Token, Observation)>,
+}
+
+impl Later {
+    pub(super) const fn new(qsbr: Arc<Qsbr>) -> Self {
+        Self { qsbr, waiting: VecDeque::new() }
+    }
+
+    pub(super) fn add(&mut self, observation: Observation) {
+        self.waiting.push_back((self.qsbr.start(), observation));
+    }
+
+    /// Hands on those whose time has come, in order.
+    pub(super) fn each(&mut self, mut handle: impl FnMut(Observation)) {
+        while self.waiting.front().is_some_and(|(token, _)| self.qsbr.passed(*token)) {
+            let Some((_, observation)) = self.waiting.pop_front() else { return };
+            handle(observation);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -13,7 +13,7 @@ use dataplane::dpdk::{
 };
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
 use dataplane::punt::{Bell, LocalAddresses, PuntLink, PuntRings, PuntThread};
-use dataplane::worker::{Activity, IdlePolicy, Worker, WorkerLink, WorkerPort};
+use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
@@ -91,6 +91,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         PuntThread::new(taps, punt_link, Arc::clone(&table), table.qsbr().register()?, pool.clone(), clock);
     let punt_counters = punt.counters();
 
+    let flags = Arc::new(PortFlags::default());
     let mut views = Vec::new();
     let mut threads = Vec::new();
     let idle = IdlePolicy { longest: config.workers.idle_sleep };
@@ -108,6 +109,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             rings: Arc::clone(&rings),
             from_kernel,
             local: Arc::clone(&local),
+            flags: Arc::clone(&flags),
             counters,
             activity,
             stop: Arc::clone(&stop),
@@ -141,6 +143,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         workers: views,
         punt: punt_counters,
         local,
+        flags,
         addresses: Vec::new(),
         neighbours: HashMap::new(),
         conntrack: ConntrackTotals::default(),

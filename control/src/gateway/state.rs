@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dataplane::clock::Clock;
 use dataplane::flow::WorkerCounters;
 use dataplane::punt::{LocalAddresses, PuntCounters};
-use dataplane::worker::Activity;
+use dataplane::worker::{Activity, PortFlags};
 
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
@@ -48,6 +48,7 @@ pub(super) struct State {
     pub(super) workers: Vec<WorkerView>,
     pub(super) punt: Arc<PuntCounters>,
     pub(super) local: Arc<LocalAddresses>,
+    pub(super) flags: Arc<PortFlags>,
     /// Addresses of this host, by interface.
     pub(super) addresses: Vec<(u32, IpAddr)>,
     /// The MAC address by which each neighbour was reached last.
@@ -72,7 +73,9 @@ impl State {
         let neighbours = initial.neighbours.iter();
         self.neighbours = neighbours.filter_map(|n| Some(((n.ifindex, n.address), n.mac?))).collect();
         for link in &initial.links {
-            if let Some(port) = self.ports.iter_mut().find(|port| port.ifindex == link.ifindex) {
+            let index = self.ports.iter().position(|port| port.ifindex == link.ifindex);
+            if let Some((index, port)) = index.and_then(|i| Some((i, self.ports.get_mut(i)?))) {
+                self.flags.set_bridged(index, link.master.is_some());
                 port.follow_twin(link);
             }
         }
@@ -93,6 +96,7 @@ impl State {
                 self.set_local_addresses();
                 Some(Changed::Anything)
             }
+            Change::Ruleset { .. } => Some(Changed::Ruleset),
             _ => Some(Changed::Anything),
         };
         if let Some(what) = what {
@@ -128,8 +132,9 @@ impl State {
                 port = link.name,
                 "its twin was deleted: the port carries nothing until the gateway is restarted"
             );
-            return port_change(index, PortEvent::Down);
+            return port_change(index, PortEvent::Changed);
         }
+        self.flags.set_bridged(index, link.master.is_some());
         port_change(index, self.ports.get_mut(index)?.follow_twin(link))
     }
 
@@ -149,7 +154,6 @@ impl State {
 fn port_change(index: usize, event: PortEvent) -> Option<Changed> {
     match event {
         PortEvent::None => None,
-        PortEvent::Changed => Some(Changed::Anything),
-        PortEvent::Down => Some(Changed::PortDown { port: index as u16 }),
+        PortEvent::Changed => Some(Changed::Port { port: index as u16 }),
     }
 }

@@ -7,15 +7,18 @@ use super::{Dir, Millis, Plane, TICK, Tracker, Why};
 /// Something changed in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// Anything may be different now: ruleset, routes, rules, addresses, or events that were lost.
+    /// The ruleset: what is let through may be different, the way it takes is not.
+    Ruleset,
+    /// Routes, rules, addresses, links, or events that were lost: the way may be different, and with it the
+    /// longest packet that leaves in one piece.
     Anything,
     /// A neighbour has left this MAC address, or can't be reached any more.
     NextHop {
         /// The MAC address that frames must not be sent to on its behalf.
         mac: [u8; 6],
     },
-    /// A port or its twin is down, or gone.
-    PortDown {
+    /// A port or its twin is down or gone, or has another MTU or address.
+    Port {
         /// The port's index.
         port: u16,
     },
@@ -32,13 +35,17 @@ impl Tracker {
         self.changed_at = now;
         self.sweep_left = self.connections.span();
         match change {
-            Changed::Anything => {}
+            Changed::Ruleset => {}
+            Changed::Anything => self.lengths_at = self.epoch,
             Changed::NextHop { mac } => {
                 self.demote(now, Why::Changed, plane, |plane, flow| plane.next_hop(flow) == Some(mac));
             }
-            Changed::PortDown { port } => self.demote(now, Why::PortDown, plane, |plane, flow| {
-                plane.ports(flow).is_some_and(|(ingress, egress)| ingress == port || egress == port)
-            }),
+            Changed::Port { port } => {
+                self.lengths_at = self.epoch;
+                self.demote(now, Why::PortChanged, plane, |plane, flow| {
+                    plane.ports(flow).is_some_and(|(ingress, egress)| ingress == port || egress == port)
+                });
+            }
         }
         self.sweep(now, plane);
     }
@@ -57,6 +64,7 @@ impl Tracker {
                 let state = plane.state(flow);
                 let up = matches!(state, EntryState::Software | EntryState::Probing | EntryState::Holding);
                 if up && concerns(plane, flow) && plane.transition(flow, state, EntryState::Candidate) {
+                    plane.set_length(flow, 0, false);
                     self.note(now, index, dir, EntryState::Candidate, why);
                 }
             }
@@ -82,6 +90,9 @@ impl Tracker {
                 let flow = flows[dir as usize];
                 let direction = self.connections[index].directions[dir as usize];
                 let fresh = direction.epoch == self.epoch;
+                if direction.epoch.wrapping_sub(self.lengths_at).cast_signed() < 0 {
+                    plane.set_length(flow, 0, false);
+                }
                 if direction.state == EntryState::Software
                     && !fresh
                     && plane.transition(flow, EntryState::Software, EntryState::Probing)

@@ -45,8 +45,8 @@ pub enum Why {
     Closing,
     /// The table of adjacencies or contexts is full.
     NoRoom,
-    /// Its port is down or gone.
-    PortDown,
+    /// Its port is down or gone, or has another MTU or address.
+    PortChanged,
 }
 
 impl Why {
@@ -64,7 +64,7 @@ impl Why {
             Self::Idle => "idle",
             Self::Closing => "a FIN, RST or SYN was seen",
             Self::NoRoom => "too many different next hops or ingress contexts",
-            Self::PortDown => "its port is down",
+            Self::PortChanged => "its port went down, or has another MTU or address",
         }
     }
 }

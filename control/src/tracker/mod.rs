@@ -153,6 +153,8 @@ pub struct Tracker {
     wheel: Wheel,
     actions: Vec<Action>,
     epoch: u32,
+    /// The epoch since when proved lengths hold.
+    lengths_at: u32,
     /// When the epoch was raised last.
     changed_at: Millis,
     /// Connections that the current sweep has yet to visit.
@@ -180,6 +182,7 @@ impl Tracker {
             wheel: Wheel::new(),
             actions: Vec::new(),
             epoch: 1,
+            lengths_at: 0,
             changed_at: 0,
             sweep_left: 0,
             sweep_at: 0,

@@ -22,7 +22,8 @@ impl Tracker {
             return;
         }
         self.stats.proofs += 1;
-        let known = plane.length(proof.flow);
+        let current = direction.epoch.wrapping_sub(self.lengths_at).cast_signed() >= 0;
+        let known = if current { plane.length(proof.flow) } else { 0 };
         let length = match plane.forward(proof) {
             Forwarding::NoRoom => {
                 plane.set_state(proof.flow, EntryState::Candidate);
@@ -126,8 +127,9 @@ impl Tracker {
     pub(super) fn lost(&mut self, now: Millis, flow: FlowRef, plane: &mut impl Plane) {
         let Some((index, dir)) = self.locate(flow, plane) else { return };
         let direction = &self.connections[index].directions[dir as usize];
-        let flying = matches!(direction.state, EntryState::Probing | EntryState::Holding);
-        if flying && plane.state(flow) != EntryState::Closing {
+        let up = matches!(direction.state, EntryState::Probing | EntryState::Holding)
+            || (direction.state == EntryState::Software && plane.state(flow) == EntryState::Candidate);
+        if up && plane.state(flow) != EntryState::Closing {
             self.stats.not_forwarded += 1;
             plane.set_state(flow, EntryState::Candidate);
             self.note(now, index, dir, EntryState::Candidate, Why::NotForwarded);

@@ -376,7 +376,7 @@ fn a_proof_from_before_a_change_admits_nothing() {
 #[test]
 fn a_change_makes_flows_probe_and_a_lost_probe_ends_the_flight() {
     let (mut rig, entry) = flying(TCP);
-    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    rig.tracker.changed(rig.now, Changed::Ruleset, &mut rig.model);
     assert_eq!(rig.state(entry.orig), EntryState::Probing);
     assert_eq!(rig.tracker.counts().probing, 1);
     // The worker sends the probe, the kernel forwards it.
@@ -416,7 +416,7 @@ fn a_dead_neighbour_or_port_stops_exactly_its_flows_at_once() {
     rig.tracker.changed(rig.now, Changed::NextHop { mac: [2, 0, 0, 0, 0, 9] }, &mut rig.model);
     assert_eq!(rig.state(entry.orig), EntryState::Candidate);
     let (mut rig, entry) = flying(UDP);
-    rig.tracker.changed(rig.now, Changed::PortDown { port: 1 }, &mut rig.model);
+    rig.tracker.changed(rig.now, Changed::Port { port: 1 }, &mut rig.model);
     assert_eq!(rig.state(entry.orig), EntryState::Candidate);
     assert_eq!(rig.tracker.counts().candidate, 1);
 }
@@ -635,4 +635,19 @@ fn views_page_through_all_connections() {
     }
     seen.sort_unstable();
     assert_eq!(seen, (5000..5100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_change_of_the_way_forgets_proved_lengths() {
+    let (mut rig, entry) = flying(UDP);
+    let flow = rig.model.flow(entry.orig);
+    rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
+    assert_eq!(rig.model.length(flow), 0, "no packet flies by what was proved before");
+    rig.model.set_state(flow, EntryState::Candidate);
+    rig.prove(entry.orig, 700);
+    assert_eq!(rig.model.length(flow), 700);
+    let (mut rig, entry) = flying(UDP);
+    rig.tracker.changed(rig.now, Changed::Port { port: 1 }, &mut rig.model);
+    rig.prove(entry.orig, 600);
+    assert_eq!(rig.model.length(rig.model.flow(entry.orig)), 600);
 }

@@ -84,6 +84,12 @@ impl Mbuf {
         self.head().port
     }
 
+    /// Whether a port received it; otherwise it was made here.
+    #[inline]
+    pub fn was_received(&self) -> bool {
+        self.port() != u16::MAX
+    }
+
     /// What the port found out about the packet.
     #[inline]
     pub fn offload_flags(&self) -> RxFlags {

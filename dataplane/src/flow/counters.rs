@@ -45,6 +45,15 @@ impl PacketCounter {
     }
 }
 
+impl PacketCounter {
+    /// Counts less: of what was counted before its fate was known.
+    #[inline]
+    pub fn take_back(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets.wrapping_neg());
+        self.bytes.add(bytes.wrapping_neg());
+    }
+}
+
 /// One worker's counters. Aligned so that no two workers share a cache line.
 #[derive(Debug, Default)]
 pub struct WorkerCounters(CachePadded<Cells>);

@@ -44,6 +44,8 @@ pub struct TwinCounters {
 pub struct PuntCounters {
     /// By twin, in the order of the ports.
     pub twins: Vec<TwinCounters>,
+    /// Packets given to the kernel, by [`PuntReason`].
+    pub punted: [Counter; PuntReason::COUNT],
     /// Packets of the control class given to the kernel.
     pub control: Counter,
     /// Frames that proved a direction.
@@ -105,6 +107,8 @@ pub struct PuntThread {
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
     told: bool,
+    /// The last sleep ended without a frame on any twin.
+    quiet: bool,
     buffer: Vec<u8>,
     /// Packets taken from the transit ring so far, and commands with the count after which they are due.
     taken: u64,
@@ -139,6 +143,7 @@ impl PuntThread {
             counters,
             prints: Fingerprints::new(),
             told: false,
+            quiet: false,
             // The longest frame that a tap can give.
             buffer: vec![0; 65_536 + packet::L2_MAX],
             taken: 0,
@@ -194,7 +199,9 @@ impl PuntThread {
             }
         }
         let mut drained = true;
-        for port in 0..self.twins.len() {
+        // After a sleep that no twin ended there is nothing to read.
+        let twins = if std::mem::take(&mut self.quiet) && work == 0 { 0 } else { self.twins.len() };
+        for port in 0..twins {
             let frames = self.from_kernel(port);
             drained &= frames < BATCH;
             work += frames;
@@ -255,7 +262,10 @@ impl PuntThread {
         let port = usize::from(ingress.port());
         let written = self.twins.get(port).is_some_and(|twin| twin.write(mbuf.data()).is_ok());
         match self.counters.twins.get(port).filter(|_| written) {
-            Some(twin) => twin.to_kernel.add(1, mbuf.len() as u64),
+            Some(twin) => {
+                twin.to_kernel.add(1, mbuf.len() as u64);
+                self.counters.punted[reason as usize].add(1);
+            }
             None => self.counters.twin_full.add(1),
         }
     }
@@ -328,16 +338,17 @@ impl PuntThread {
     }
 
     /// Sleeps until a twin has a frame, at the longest for `nap`.
-    fn sleep(&self, nap: Duration) {
+    fn sleep(&mut self, nap: Duration) {
         let nap =
             if self.prints.are_outstanding() { nap.min(Duration::from_micros(PATIENCE / 20)) } else { nap };
         let mut polled: Vec<PollFd<'_>> =
             self.twins.iter().map(|twin| PollFd::new(twin.as_fd(), PollFlags::POLLIN)).collect();
         polled.push(PollFd::new(self.link.bell.as_fd(), PollFlags::POLLIN));
         // Interrupted or not, the next round looks for itself.
-        let _ = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
+        let woken = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
         if polled.last().is_some_and(|bell| bell.any() == Some(true)) {
             self.link.bell.silence();
         }
+        self.quiet = woken == Ok(0);
     }
 }

@@ -188,6 +188,16 @@ pub(super) fn held(link: &WorkerLink, held: &Held, now: u32) -> (Verdict, Option
     (verdict, Some(slot))
 }
 
+/// There is no room to hold more packets: the direction goes back to the kernel. Says what control has to know.
+pub(super) fn give_up(link: &WorkerLink, flow: FlowRef) -> PuntEvent {
+    let Some(slot) = link.table.resolve(flow) else { return PuntEvent::None };
+    let entry = link.table.entry(slot);
+    let back = [EntryState::Holding, EntryState::Software, EntryState::Probing]
+        .into_iter()
+        .any(|from| entry.transition(from, EntryState::Candidate));
+    if back { PuntEvent::Lost } else { PuntEvent::Fingerprint }
+}
+
 /// A packet that should have told control something found no room: whatever it moved moves back.
 pub(super) fn undo(link: &WorkerLink, flow: Option<FlowRef>, event: PuntEvent) {
     let Some(slot) = flow.and_then(|flow| link.table.resolve(flow)) else { return };

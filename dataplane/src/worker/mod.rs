@@ -17,7 +17,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::clock::Clock;
 use crate::dpdk::{Burst, Mbuf, RxQueue, TxQueue};
 use crate::flow::{
-    AdjacencyTable, ContextTable, Entry, EntryView, FlowTable, QsbrReader, Slot, WorkerCounters,
+    AdjacencyTable, ContextTable, Entry, EntryView, FlowTable, MAX_PORTS, QsbrReader, Slot, WorkerCounters,
 };
 use crate::packet::{DropReason, Headers, Ingress, PuntReason, Refusal, Refused, parse, write_l2};
 use crate::punt::{FromKernel, LocalAddresses, PuntClass, PuntEvent, PuntRings, Punted};
@@ -40,6 +40,25 @@ pub struct WorkerPort {
     pub tx: TxQueue,
 }
 
+/// What workers need to know of ports beyond their queues; written by control.
+#[derive(Debug, Default)]
+pub struct PortFlags {
+    bridged: [AtomicBool; MAX_PORTS],
+}
+
+impl PortFlags {
+    /// The port's twin is part of a bridge, which also forwards what a router would drop.
+    pub fn set_bridged(&self, port: usize, bridged: bool) {
+        if let Some(flag) = self.bridged.get(port) {
+            flag.store(bridged, Ordering::Relaxed);
+        }
+    }
+
+    fn is_bridged(&self, port: usize) -> bool {
+        self.bridged.get(port).is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
 /// What a worker shares with the rest.
 #[derive(Debug)]
 pub struct WorkerLink {
@@ -55,6 +74,8 @@ pub struct WorkerLink {
     pub from_kernel: Arc<ArrayQueue<FromKernel>>,
     /// The gateway's own addresses.
     pub local: Arc<LocalAddresses>,
+    /// What ports are.
+    pub flags: Arc<PortFlags>,
     /// Packets counted.
     pub counters: Arc<WorkerCounters>,
     /// Rounds and sleeps counted.
@@ -250,10 +271,16 @@ impl Worker {
         if let Err(held) = self.held.push(held) {
             // No room: all that waits goes to the kernel, so that order is kept, and this after it.
             while let Some(held) = self.held.pop() {
-                self.punt_held(held, PuntReason::HoldFull, PuntEvent::Fingerprint);
+                self.give_up(held);
             }
-            self.punt_held(held, PuntReason::HoldFull, PuntEvent::Fingerprint);
+            self.give_up(held);
         }
+    }
+
+    /// Gives a held packet's direction back to the kernel, and the packet with it.
+    fn give_up(&mut self, held: Held) {
+        let event = decide::give_up(&self.link, held.flow);
+        self.punt_held(held, PuntReason::HoldFull, event);
     }
 
     /// Decides which of the held packets wait no longer: because their direction flies now, or because it
@@ -313,6 +340,7 @@ impl Worker {
         };
         let reason = match refusal.what {
             Refused::Punt(reason) => reason,
+            Refused::Drop(_) if self.link.flags.is_bridged(port) => PuntReason::Malformed,
             Refused::Drop(reason) => return self.link.counters.dropped(reason).add(1),
         };
         let to_gateway = refusal.dst.is_some_and(|address| self.link.local.contains(address));
@@ -401,8 +429,11 @@ impl PortState {
             return;
         }
         self.tx.burst(&mut self.out);
-        for _ in self.out.drain() {
+        for mbuf in self.out.drain() {
             counters.dropped(DropReason::TxQueueFull).add(1);
+            // Counted when it was queued, and a packet counts once.
+            let was = if mbuf.was_received() { counters.fast() } else { counters.from_kernel() };
+            was.take_back(1, mbuf.len() as u64);
         }
     }
 }
