@@ -249,7 +249,7 @@ fn duration(
 
 fn workers(source: &Source<'_>, raw: &RawWorkers, machine: &Machine) -> Result<WorkersConfig, ConfigError> {
     let one_second = Duration::from_secs(1);
-    let default = Duration::from_millis(1);
+    let default = Duration::from_millis(2);
     let idle_sleep =
         duration(source, "idle_sleep", raw.idle_sleep.as_ref(), default, (Duration::ZERO, one_second))?;
     let Some(list) = &raw.cores else {

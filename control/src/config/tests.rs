@@ -77,7 +77,7 @@ fn what_is_left_out_has_the_contracts_defaults() {
     let config = parse("[[port]]\nname = \"a\"\ndevice = \"net_null0\"").expect("valid");
     let options = Config::from_ports(&["a=net_null0"], &machine().1).expect("valid");
     assert_eq!(config, options, "a file and options mean the same");
-    assert_eq!(config.workers, WorkersConfig { cores: vec![1], idle_sleep: Duration::from_millis(1) });
+    assert_eq!(config.workers, WorkersConfig { cores: vec![1], idle_sleep: Duration::from_millis(2) });
     assert_eq!(
         config.flows,
         FlowsConfig {

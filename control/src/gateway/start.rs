@@ -87,8 +87,15 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         epoch: Arc::clone(&epoch),
         stop: Arc::clone(&stop),
     };
-    let punt =
-        PuntThread::new(taps, punt_link, Arc::clone(&table), table.qsbr().register()?, pool.clone(), clock);
+    let punt = PuntThread::new(
+        taps,
+        punt_link,
+        Arc::clone(&table),
+        table.qsbr().register()?,
+        pool.clone(),
+        clock,
+        config.workers.idle_sleep,
+    );
     let punt_counters = punt.counters();
 
     let flags = Arc::new(PortFlags::default());

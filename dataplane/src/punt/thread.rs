@@ -23,10 +23,9 @@ use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
 const BATCH: usize = 64;
 /// Rounds without work before the thread begins to sleep.
 const SPIN: u32 = 64;
-/// First and longest sleep. Workers can't wake the thread without a system call, so this is what the first
-/// packet after a pause waits at the most.
+/// The first sleep; each that follows is twice as long, up to the longest allowed. Workers can't wake the thread
+/// without a system call, so the longest is what the first packet after a pause waits.
 const NAP: Duration = Duration::from_micros(50);
-const LONGEST_NAP: Duration = Duration::from_millis(1);
 /// How often idle directions are forgotten, in microseconds.
 const HOUSEKEEPING: u64 = 1_000_000;
 
@@ -104,6 +103,7 @@ pub struct PuntThread {
     quiescence: QsbrReader,
     pool: Mempool,
     clock: Clock,
+    longest_nap: Duration,
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
     told: bool,
@@ -131,6 +131,7 @@ impl PuntThread {
         quiescence: QsbrReader,
         pool: Mempool,
         clock: Clock,
+        longest_nap: Duration,
     ) -> Self {
         let counters = Arc::new(PuntCounters::new(twins.len()));
         Self {
@@ -140,6 +141,7 @@ impl PuntThread {
             quiescence,
             pool,
             clock,
+            longest_nap,
             counters,
             prints: Fingerprints::new(),
             told: false,
@@ -174,7 +176,7 @@ impl PuntThread {
                 self.quiescence.offline();
                 self.sleep(nap);
                 self.quiescence.online();
-                nap = (nap * 2).min(LONGEST_NAP);
+                nap = (nap * 2).min(self.longest_nap.max(NAP));
             }
         }
     }

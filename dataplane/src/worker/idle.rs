@@ -14,7 +14,7 @@ pub struct IdlePolicy {
 
 impl Default for IdlePolicy {
     fn default() -> Self {
-        Self { longest: Duration::from_millis(1) }
+        Self { longest: Duration::from_millis(2) }
     }
 }
 
