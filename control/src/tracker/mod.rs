@@ -84,6 +84,9 @@ impl Default for Timing {
 /// Milliseconds of one tick of the timers.
 pub const TICK: u64 = 10;
 
+/// Questions about unknown 5-tuples within a second, at the most: each costs the kernel some microseconds.
+const ASKS_A_SECOND: u64 = 1000;
+
 /// Where an entry was learned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -138,6 +141,10 @@ pub struct TrackerStats {
     pub table_full: u64,
     /// Directions that stopped flying because the kernel did not forward their probe.
     pub not_forwarded: u64,
+    /// Unknown 5-tuples that the kernel was asked for.
+    pub asked: u64,
+    /// Unknown 5-tuples that it was not asked for, since too many were.
+    pub unasked: u64,
     /// Announced changes.
     pub changes: u64,
     /// Connections that were given back because they did not prove themselves in time after a change.
@@ -170,6 +177,8 @@ pub struct Tracker {
     /// Entries that were destroyed a moment ago: an event that was overtaken by DESTROY revives none.
     buried: table::Graveyard,
     fired: Vec<(u32, u32)>,
+    asks_left: u64,
+    asked_at: Millis,
 }
 
 impl Tracker {
@@ -193,6 +202,8 @@ impl Tracker {
             clashes: HashMap::new(),
             buried: table::Graveyard::default(),
             fired: Vec::new(),
+            asks_left: ASKS_A_SECOND,
+            asked_at: 0,
         }
     }
 
@@ -452,8 +463,25 @@ impl Tracker {
                     self.close(now, index, true, plane);
                 }
             }
-            Observation::Unknown(_) => {}
+            Observation::Unknown(key) => self.ask_for(now, &key),
         }
+    }
+
+    /// Asks for a 5-tuple that has many packets and no entry, unless too many were asked for of late.
+    fn ask_for(&mut self, now: Millis, key: &Key) {
+        let refill = now.saturating_sub(self.asked_at).saturating_mul(ASKS_A_SECOND) / 1000;
+        if refill > 0 {
+            self.asks_left = self.asks_left.saturating_add(refill).min(ASKS_A_SECOND);
+            self.asked_at = now;
+        }
+        if self.asks_left == 0 {
+            self.stats.unasked += 1;
+            return;
+        }
+        self.asks_left -= 1;
+        self.stats.asked += 1;
+        // Only the default zone's entries can be found by a packet's 5-tuple alone.
+        self.actions.push(Action::Ask { tuple: key.tuple(), zones: Zones::default() });
     }
 
     /// The connection and direction of a flow reference, if it is not stale.

@@ -651,3 +651,22 @@ fn a_change_of_the_way_forgets_proved_lengths() {
     rig.prove(entry.orig, 600);
     assert_eq!(rig.model.length(rig.model.flow(entry.orig)), 600);
 }
+
+#[test]
+fn what_keeps_coming_without_an_entry_is_asked_for_within_bounds() {
+    let mut rig = Rig::new();
+    let mut entry = masqueraded(UDP, 7);
+    entry.status = Status::CONFIRMED | Status::SRC_NAT;
+    let key = Key::from_tuple(&entry.orig).expect("one family");
+    rig.observe(Observation::Unknown(key));
+    assert_eq!(rig.asked, [entry.orig]);
+    rig.tracker.entry(rig.now, &entry, Source::Answer, &mut rig.model);
+    assert_eq!(rig.tracker.counts().candidate, 1, "one-way, and found by its packets");
+    for _ in 0..10_000 {
+        rig.observe(Observation::Unknown(key));
+    }
+    assert!(rig.asked.len() <= 1000, "{}", rig.asked.len());
+    rig.pass(100);
+    rig.observe(Observation::Unknown(key));
+    assert!(rig.asked.len() > 900 && rig.tracker.stats().unasked > 8_000);
+}

@@ -6,6 +6,7 @@ mod local;
 mod observation;
 mod rings;
 mod thread;
+mod unknown;
 
 pub use bell::Bell;
 pub use local::LocalAddresses;

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
+use super::unknown::Unknown;
 use super::{Bell, FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
 use crate::clock::Clock;
 use crate::dpdk::{Mbuf, Mempool, Tap};
@@ -106,6 +107,7 @@ pub struct PuntThread {
     longest_nap: Duration,
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
+    unknown: Unknown,
     told: bool,
     /// The last sleep ended without a frame on any twin.
     quiet: bool,
@@ -144,6 +146,7 @@ impl PuntThread {
             longest_nap,
             counters,
             prints: Fingerprints::new(),
+            unknown: Unknown::new(),
             told: false,
             quiet: false,
             // The longest frame that a tap can give.
@@ -194,7 +197,10 @@ impl PuntThread {
                 let Some(packet) = self.link.rings.pop(class) else { break };
                 match class {
                     PuntClass::Control => self.counters.control.add(1),
-                    PuntClass::Transit => self.taken += 1,
+                    PuntClass::Transit => {
+                        self.taken += 1;
+                        self.note_unknown(&packet, now);
+                    }
                 }
                 self.to_kernel(packet, now);
                 work += 1;
@@ -269,6 +275,17 @@ impl PuntThread {
                 self.counters.punted[reason as usize].add(1);
             }
             None => self.counters.twin_full.add(1),
+        }
+    }
+
+    /// What has no entry, and many packets, is worth asking the kernel for.
+    fn note_unknown(&mut self, packet: &Punted, now: u64) {
+        if packet.reason != PuntReason::NoFlow {
+            return;
+        }
+        let Ok(headers) = packet::parse(packet.mbuf.data(), packet.ingress.port()) else { return };
+        if !headers.is_tcp_control() && self.unknown.seen(&headers.key, now) {
+            self.tell(Observation::Unknown(headers.key));
         }
     }
 
