@@ -10,6 +10,7 @@ use dataplane::dpdk::{Eal, Mempool};
 use dataplane::flow::{FiveTuple, TCP};
 use dataplane::punt::Observation;
 use mio::{Events, Interest, Poll, Token};
+use nix::errno::Errno;
 use nix::libc::ENOENT;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -25,8 +26,8 @@ use crate::netlink::conntrack::{
     ConntrackMessage, DumpFilter, EntryUpdate, EventGroups, EventSocket, RECEIVE_BUFFER, Request,
     RequestSocket, TcpFlagsUpdate, Zones,
 };
-use crate::netlink::sysctl;
 use crate::netlink::watch::{Change, InitialState, Watcher};
+use crate::netlink::{NetlinkError, sysctl};
 use crate::tracker::{Action, Source};
 
 const CONNTRACK: Token = Token(0);
@@ -125,6 +126,8 @@ pub(super) struct Gateway {
     signals: Signals,
     later: Later,
     more: bool,
+    /// Something was lost while a dump was under way: another one is to follow.
+    dump_again: bool,
     carrier_due: u64,
     _pool: Mempool,
     _eal: Eal,
@@ -164,6 +167,7 @@ impl Gateway {
             signals,
             later,
             more: false,
+            dump_again: false,
             carrier_due: 0,
             _pool: pool,
             _eal: eal,
@@ -228,7 +232,13 @@ impl Gateway {
         self.dump()
     }
 
+    /// Compares with all that conntrack has; at once, or after the dump that is under way.
     fn dump(&mut self) -> Result<(), GatewayError> {
+        if self.kernel.requests.dump_under_way().is_some() {
+            self.dump_again = true;
+            return Ok(());
+        }
+        self.dump_again = false;
         self.state.tracker.dump_started();
         self.state.conntrack.resyncs += 1;
         self.kernel.requests.send(&Request::Dump(DumpFilter::default()))?;
@@ -262,7 +272,7 @@ impl Gateway {
             }
         })?;
         self.more |= drained.more;
-        if lost && self.kernel.requests.dump_under_way().is_none() {
+        if lost {
             self.dump()?;
         }
         Ok(())
@@ -300,7 +310,7 @@ impl Gateway {
             }
         })?;
         self.more |= drained.more;
-        if again {
+        if again || (self.dump_again && self.kernel.requests.dump_under_way().is_none()) {
             self.dump()?;
         }
         Ok(())
@@ -343,11 +353,22 @@ impl Gateway {
                     continue;
                 }
             };
-            self.kernel.requests.queue(&request)?;
+            Self::sent(self.kernel.requests.queue(&request).map(drop))?;
         }
-        self.kernel.requests.flush()?;
+        Self::sent(self.kernel.requests.flush())?;
         self.settling.add(settle);
         Ok(())
+    }
+
+    /// A kernel that is short of memory for a moment is no reason to end: timeouts are sent again in time.
+    fn sent(outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+        match outcome {
+            Err(error) if matches!(error.code(), Some(Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM)) => {
+                tracing::warn!(%error, "conntrack could not be asked now");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Handles signals; `true`: the gateway is to stop.
