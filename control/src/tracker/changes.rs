@@ -93,12 +93,15 @@ impl Tracker {
                 if direction.epoch.wrapping_sub(self.lengths_at).cast_signed() < 0 {
                     plane.set_length(flow, 0, false);
                 }
-                if direction.state == EntryState::Software
-                    && !fresh
-                    && plane.transition(flow, EntryState::Software, EntryState::Probing)
-                {
-                    self.note(now, index, dir, EntryState::Probing, Why::Changed);
-                } else if direction.state == EntryState::Probing && !fresh {
+                let stale = !fresh
+                    && match direction.state {
+                        EntryState::Software => {
+                            plane.transition(flow, EntryState::Software, EntryState::Probing)
+                        }
+                        // Probing since long, but from now on against a deadline.
+                        state => state == EntryState::Probing,
+                    };
+                if stale {
                     self.note(now, index, dir, EntryState::Probing, Why::Changed);
                 }
             }

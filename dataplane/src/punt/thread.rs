@@ -202,7 +202,7 @@ impl PuntThread {
                         self.note_unknown(&packet, now);
                     }
                 }
-                self.to_kernel(packet, now);
+                self.deliver(packet, now);
                 work += 1;
             }
         }
@@ -210,7 +210,7 @@ impl PuntThread {
         // After a sleep that no twin ended there is nothing to read.
         let twins = if std::mem::take(&mut self.quiet) && work == 0 { 0 } else { self.twins.len() };
         for port in 0..twins {
-            let frames = self.from_kernel(port);
+            let frames = self.drain_twin(port);
             drained &= frames < BATCH;
             work += frames;
         }
@@ -252,7 +252,7 @@ impl PuntThread {
     }
 
     /// Gives a packet to the kernel as it came.
-    fn to_kernel(&mut self, packet: Punted, now: u64) {
+    fn deliver(&mut self, packet: Punted, now: u64) {
         let Punted { mbuf, ingress, event, flow, reason, .. } = packet;
         if let Some(flow) = flow {
             if reason == PuntReason::IngressContext {
@@ -306,7 +306,7 @@ impl PuntThread {
     }
 
     /// Takes what the kernel has sent out of a twin; says how many frames there were.
-    fn from_kernel(&mut self, port: usize) -> usize {
+    fn drain_twin(&mut self, port: usize) -> usize {
         for nth in 0..BATCH {
             let Some(twin) = self.twins.get(port) else { return nth };
             let Ok(length) = twin.read(&mut self.buffer) else { return nth };
