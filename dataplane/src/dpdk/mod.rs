@@ -30,6 +30,8 @@ mod netdev;
 mod netns;
 mod port;
 mod tap;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing;
 mod thread;
 
 pub use burst::{BURST_MAX, Burst};

@@ -234,3 +234,6 @@ impl Track {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

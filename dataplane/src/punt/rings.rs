@@ -109,3 +109,71 @@ impl PuntRings {
         self.transit.len() * 2 > self.transit.capacity()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::dpdk::testing::Bench;
+
+    fn punted(bench: &Bench, number: u8) -> Punted {
+        Punted {
+            mbuf: bench.packet(&[number]),
+            ingress: Ingress::default(),
+            l3: 14,
+            reason: PuntReason::NoFlow,
+            flow: None,
+            event: PuntEvent::None,
+        }
+    }
+
+    fn popped(rings: &PuntRings, class: PuntClass) -> Option<u8> {
+        rings.pop(class).map(|packet| packet.mbuf.data()[0])
+    }
+
+    #[test]
+    fn each_class_keeps_its_order_and_its_room() {
+        let bench = Bench::new();
+        let rings = PuntRings::new(2, 4);
+        assert!(rings.is_empty());
+        for number in 0..4 {
+            assert!(rings.push(PuntClass::Transit, punted(&bench, number)).is_ok());
+        }
+        let back = rings.push(PuntClass::Transit, punted(&bench, 4)).expect_err("full");
+        assert_eq!(back.mbuf.data(), [4], "what found no room comes back");
+        for number in 10..12 {
+            assert!(
+                rings.push(PuntClass::Control, punted(&bench, number)).is_ok(),
+                "the other class is not full"
+            );
+        }
+        assert!(rings.push(PuntClass::Control, punted(&bench, 12)).is_err());
+        assert_eq!((rings.len(PuntClass::Control), rings.len(PuntClass::Transit)), (2, 4));
+        let transit: Vec<u8> = std::iter::from_fn(|| popped(&rings, PuntClass::Transit)).collect();
+        assert_eq!(transit, [0, 1, 2, 3]);
+        assert!(!rings.is_empty());
+        assert_eq!(
+            [popped(&rings, PuntClass::Control), popped(&rings, PuntClass::Control)],
+            [Some(10), Some(11)]
+        );
+        assert!(rings.is_empty() && popped(&rings, PuntClass::Control).is_none());
+        drop(back);
+        assert_eq!(bench.in_use(), 0);
+    }
+
+    #[test]
+    fn more_than_half_of_the_transit_ring_is_busy() {
+        let bench = Bench::new();
+        let rings = PuntRings::new(4, 4);
+        for number in 0..4 {
+            assert!(rings.push(PuntClass::Control, punted(&bench, number)).is_ok());
+        }
+        for number in 0..2 {
+            assert!(rings.push(PuntClass::Transit, punted(&bench, number)).is_ok());
+        }
+        assert!(!rings.is_busy(), "half of it, and the other class does not count");
+        assert!(rings.push(PuntClass::Transit, punted(&bench, 2)).is_ok());
+        assert!(rings.is_busy());
+        drop(rings);
+        assert_eq!(bench.in_use(), 0, "the rings' packets go with them");
+    }
+}

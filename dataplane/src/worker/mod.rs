@@ -8,6 +8,8 @@ mod decide;
 mod hold;
 mod idle;
 mod lane;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
