@@ -227,6 +227,9 @@ impl Pair {
             Way::Up => (self.client, self.server),
             Way::Down => (self.server, self.client),
         };
+        // The kernel's conntrack takes an RST at its word only if it continues what was acknowledged last, and
+        // acknowledgements may be delayed for 200 ms (TCP_DELACK_MAX).
+        thread::sleep(Duration::from_millis(250));
         // Closing with unsent data thrown away is what makes the kernel send an RST.
         SockRef::from(&from).set_linger(Some(Duration::ZERO)).map_err(LabError::io("set SO_LINGER"))?;
         drop(from);

@@ -79,8 +79,6 @@ pub(super) struct Direction {
     pub(super) since: u32,
     /// Until then no proof is taken, after a duplicate: milliseconds since start, wrapping; 0: none.
     pub(super) shunned_until: u32,
-    /// L3 length of the packet for which it was given back; 0: none.
-    pub(super) wanted_length: u16,
     pub(super) ever_proved: bool,
     /// The epoch of its last proof.
     pub(super) epoch: u32,
@@ -92,7 +90,6 @@ impl Direction {
         why: Why::Unproved,
         since: 0,
         shunned_until: 0,
-        wanted_length: 0,
         ever_proved: false,
         epoch: 0,
     };

@@ -457,7 +457,7 @@ impl Tracker {
             Observation::Settled(flow) => self.settled(now, flow, plane),
             Observation::Duplicated(flow) => self.duplicated(now, flow, plane),
             Observation::Lost(flow) => self.lost(now, flow, plane),
-            Observation::Longer { flow, length } => self.longer(now, flow, length, plane),
+            Observation::Longer { flow, .. } => self.longer(now, flow, plane),
             Observation::Closing(flow) => {
                 if let Some((index, _)) = self.locate(flow, plane) {
                     self.close(now, index, true, plane);

@@ -35,12 +35,7 @@ impl Tracker {
         let direction = &mut self.connections[index].directions[dir as usize];
         direction.ever_proved = true;
         direction.epoch = proof.epoch;
-        // A longer packet was given to the kernel before this one and did not come out in one piece.
-        let refuse_longer = direction.wanted_length > length;
-        if !refuse_longer {
-            direction.wanted_length = 0;
-        }
-        plane.set_length(proof.flow, length, refuse_longer);
+        plane.set_length(proof.flow, length, proof.overtook > length);
         let probe_is_out = direction.state == EntryState::Probing;
         match state {
             EntryState::Candidate => {
@@ -137,9 +132,8 @@ impl Tracker {
     }
 
     /// A worker gave a direction back because of a packet longer than proved.
-    pub(super) fn longer(&mut self, now: Millis, flow: FlowRef, length: u16, plane: &mut impl Plane) {
+    pub(super) fn longer(&mut self, now: Millis, flow: FlowRef, plane: &mut impl Plane) {
         let Some((index, dir)) = self.locate(flow, plane) else { return };
-        self.connections[index].directions[dir as usize].wanted_length = length;
         if plane.state(flow) == EntryState::Candidate {
             self.note(now, index, dir, EntryState::Candidate, Why::Longer);
         }

@@ -239,6 +239,7 @@ impl Rig {
             egress_port: 1,
             l2: L2Header::learn(&frame).expect("an IPv4 frame"),
             l3_len: length,
+            overtook: 0,
             decrements_ttl: true,
             epoch: self.tracker.epoch(),
         }
@@ -546,11 +547,17 @@ fn a_longer_packet_is_proved_or_refused_for_good() {
     assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, false));
     rig.settle.pop();
     rig.observe(Observation::Settled(flow));
-    // One that the kernel fragments or answers with an error never comes back: a shorter one does.
+    // One that the kernel fragments or answers with an error never comes back: a shorter one that followed does.
     rig.model.set_state(flow, EntryState::Candidate);
     rig.observe(Observation::Longer { flow, length: 9000 });
-    rig.prove(entry.orig, 1500);
+    let short = rig.proof(entry.orig, 1500);
+    rig.observe(Observation::Proof(Box::new(Proof { overtook: 9000, ..short })));
     assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, true));
+    // Until one comes out whole after all.
+    rig.settle.pop();
+    rig.observe(Observation::Settled(flow));
+    rig.prove(entry.orig, 9000);
+    assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (9000, false));
 }
 
 #[test]

@@ -44,6 +44,8 @@ struct Track {
     prints: [u64; PER_TRACK],
     count: u64,
     seen: u64,
+    /// L3 length of the longest packet that was waited for in vain since a longer one came out.
+    missed: u16,
     /// When a print had to give way before its packet was seen to leave; 0: never.
     evicted: u64,
 }
@@ -135,18 +137,22 @@ impl Fingerprints {
         headers: &Headers,
         now: u64,
     ) -> Seen {
-        let Some(track) = self.tracks.get(&flow.slot) else { return Seen::Nothing };
+        let Some(track) = self.tracks.get_mut(&flow.slot) else { return Seen::Nothing };
         if track.generation != flow.generation {
             return Seen::Nothing;
         }
         let packet = headers.packet(frame);
         let kept = track.count.min(PER_TRACK as u64);
         let mut again = false;
+        let mut overtook = track.missed;
         for nth in track.count - kept..track.count {
             let sequence = track.prints[(nth % PER_TRACK as u64) as usize];
             let Some(index) = sequence.checked_sub(self.first) else { continue };
             let Some(print) = self.prints.get_mut(index as usize) else { continue };
             let Verdict::Equal { ttl_decremented } = print.snapshot.matches(packet, &headers.key) else {
+                if !print.matched {
+                    overtook = overtook.max(print.snapshot.l3_len());
+                }
                 continue;
             };
             if print.matched {
@@ -157,6 +163,9 @@ impl Fingerprints {
             if now - print.at > PATIENCE || (track.conflict != 0 && now - track.conflict < CONFLICT) {
                 return Seen::Nothing;
             }
+            if headers.l3_len >= track.missed {
+                track.missed = 0;
+            }
             let Some(l2) = L2Header::learn(frame) else { return Seen::Nothing };
             return Seen::Tell(Observation::Proof(Box::new(Proof {
                 flow,
@@ -164,6 +173,7 @@ impl Fingerprints {
                 egress_port: port,
                 l2,
                 l3_len: headers.l3_len,
+                overtook: if overtook > headers.l3_len { overtook } else { 0 },
                 decrements_ttl: ttl_decremented,
                 epoch: print.epoch,
             })));
@@ -197,6 +207,12 @@ impl Fingerprints {
         while drained && self.prints.front().is_some_and(|print| now - print.at > PATIENCE) {
             let Some(print) = self.prints.pop_front() else { break };
             self.first += 1;
+            if let Some(track) = self.tracks.get_mut(&print.flow.slot)
+                && !print.matched
+                && track.generation == print.flow.generation
+            {
+                track.missed = track.missed.max(print.snapshot.l3_len());
+            }
             if print.probe && !print.matched {
                 tell(Observation::Lost(print.flow));
             }
@@ -230,6 +246,7 @@ impl Track {
             prints: [0; PER_TRACK],
             count: 0,
             seen: 0,
+            missed: 0,
             evicted: 0,
         }
     }

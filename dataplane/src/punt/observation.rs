@@ -18,6 +18,9 @@ pub struct Proof {
     pub l2: L2Header,
     /// L3 length of the packet: proved to leave unfragmented.
     pub l3_len: u16,
+    /// L3 length of the longest packet that was given to the kernel before this one and has not come out in one
+    /// piece: fragmented, answered with an error, or dropped. The kernel keeps a flow's packets in order.
+    pub overtook: u16,
     /// The TTL was decremented (routed) or not (bridged).
     pub decrements_ttl: bool,
     /// The epoch when the packet was given to the kernel.

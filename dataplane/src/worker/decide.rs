@@ -158,7 +158,8 @@ fn close(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32
 /// A packet longer than any that was seen to leave in one piece.
 fn longer(entry: &Entry<'_>) -> Verdict {
     if entry.flags() & flags::REFUSE_LONGER != 0 {
-        return Verdict::Punt(PuntReason::ProvedLength, PuntEvent::None);
+        // Fingerprinted all the same: if it comes out whole after all, it may fly from then on.
+        return Verdict::Punt(PuntReason::ProvedLength, PuntEvent::Fingerprint);
     }
     // The direction goes back whole, so that shorter packets do not overtake this one.
     let back = [EntryState::Software, EntryState::Probing, EntryState::Holding]

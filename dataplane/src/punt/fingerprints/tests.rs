@@ -94,6 +94,7 @@ fn the_rewritten_packet_proves_and_tells_how_it_left() {
         egress_port: EGRESS,
         l2: L2Header::learn(&out.build()).expect("IPv4"),
         l3_len: 30,
+        overtook: 0,
         decrements_ttl: true,
         epoch: 7,
     };
@@ -251,6 +252,32 @@ fn of_identical_packets_the_oldest_is_matched_first() {
         let Seen::Tell(Observation::Proof(proof)) = rig.left(&forwarded(&frame)) else { panic!("no proof") };
         assert_eq!(proof.epoch, epoch);
     }
+}
+
+/// What did not come out whole before a shorter packet did, however late that is seen, until something as long does.
+#[test]
+fn a_proof_tells_of_the_longer_packet_that_it_overtook() {
+    let long = |number: u16| packet(number).payload(&[1; 800]);
+    let overtook = |seen: Seen| match seen {
+        Seen::Tell(Observation::Proof(proof)) => Some((proof.l3_len, proof.overtook)),
+        _ => None,
+    };
+    let mut rig = Rig::new();
+    rig.punt(&long(1));
+    rig.punt(&packet(2));
+    assert_eq!(overtook(rig.left(&forwarded(&packet(2)))), Some((30, 828)));
+    rig.now += PATIENCE + 1;
+    rig.expire(true);
+    rig.punt(&packet(3));
+    assert_eq!(overtook(rig.left(&forwarded(&packet(3)))), Some((30, 828)), "still, after it was given up");
+    rig.punt(&long(4));
+    assert_eq!(overtook(rig.left(&forwarded(&long(4)))), Some((828, 0)));
+    rig.punt(&packet(5));
+    assert_eq!(overtook(rig.left(&forwarded(&packet(5)))), Some((30, 0)));
+    // A longer one that was punted later was not overtaken.
+    rig.punt(&packet(6));
+    rig.punt(&long(7));
+    assert_eq!(overtook(rig.left(&forwarded(&packet(6)))), Some((30, 0)));
 }
 
 #[test]
