@@ -12,6 +12,8 @@ mod connection;
 mod plane;
 mod policy;
 mod proof;
+#[cfg(test)]
+mod properties;
 mod table;
 #[cfg(test)]
 mod tests;

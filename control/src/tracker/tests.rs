@@ -11,28 +11,28 @@ use super::*;
 use crate::netlink::conntrack::{TcpInfo, Zones};
 
 #[derive(Clone, Debug)]
-struct Entry {
-    key: Key,
-    owner: u32,
-    state: EntryState,
-    generation: u16,
-    forwarding: Option<(Ingress, u16, L2Header)>,
-    length: u16,
-    refuse_longer: bool,
-    counters: DirectionCounters,
+pub(super) struct Entry {
+    pub(super) key: Key,
+    pub(super) owner: u32,
+    pub(super) state: EntryState,
+    pub(super) generation: u16,
+    pub(super) forwarding: Option<(Ingress, u16, L2Header)>,
+    pub(super) length: u16,
+    pub(super) refuse_longer: bool,
+    pub(super) counters: DirectionCounters,
 }
 
 #[derive(Debug, Default)]
-struct Model {
-    entries: HashMap<u32, Entry>,
-    generation: u16,
-    next: u32,
-    epoch: u32,
-    room: Option<usize>,
+pub(super) struct Model {
+    pub(super) entries: HashMap<u32, Entry>,
+    pub(super) generation: u16,
+    pub(super) next: u32,
+    pub(super) epoch: u32,
+    pub(super) room: Option<usize>,
 }
 
 impl Model {
-    fn at(&self, flow: FlowRef) -> Option<&Entry> {
+    pub(super) fn at(&self, flow: FlowRef) -> Option<&Entry> {
         self.entries.get(&flow.slot.to_bits()).filter(|e| e.generation == flow.generation)
     }
 
@@ -40,7 +40,7 @@ impl Model {
         self.entries.get_mut(&flow.slot.to_bits()).filter(|e| e.generation == flow.generation)
     }
 
-    fn find(&self, key: &Key) -> Option<FlowRef> {
+    pub(super) fn find(&self, key: &Key) -> Option<FlowRef> {
         let (bits, entry) = self.entries.iter().find(|(_, e)| e.key == *key)?;
         Some(FlowRef { slot: Slot::from_bits(*bits)?, generation: entry.generation })
     }
@@ -50,7 +50,7 @@ impl Model {
     }
 
     /// A packet of the direction flies.
-    fn fly(&mut self, tuple: FiveTuple, now: Millis) {
+    pub(super) fn fly(&mut self, tuple: FiveTuple, now: Millis) {
         let flow = self.flow(tuple);
         let entry = self.at_mut(flow).expect("an entry");
         entry.counters.packets += 1;
@@ -161,11 +161,11 @@ impl Plane for Model {
     }
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
+pub(super) fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
     let orig = FiveTuple { proto, src: ip("10.0.0.2"), dst: ip("192.0.2.9"), sport: 4000, dport: 80 };
     let reply = FiveTuple { proto, src: ip("192.0.2.9"), dst: ip("192.0.2.1"), sport: 80, dport: 4000 };
     let state = TcpInfo { state: TcpState::Established, orig_flags: None, reply_flags: None };
@@ -184,22 +184,22 @@ fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
     }
 }
 
-fn in_state(mut entry: ConntrackEntry, state: TcpState) -> ConntrackEntry {
+pub(super) fn in_state(mut entry: ConntrackEntry, state: TcpState) -> ConntrackEntry {
     entry.tcp = Some(TcpInfo { state, orig_flags: None, reply_flags: None });
     entry
 }
 
-struct Rig {
-    tracker: Tracker,
-    model: Model,
-    now: Millis,
-    asked: Vec<FiveTuple>,
-    timeouts: Vec<u32>,
-    settle: Vec<FlowRef>,
+pub(super) struct Rig {
+    pub(super) tracker: Tracker,
+    pub(super) model: Model,
+    pub(super) now: Millis,
+    pub(super) asked: Vec<FiveTuple>,
+    pub(super) timeouts: Vec<u32>,
+    pub(super) settle: Vec<FlowRef>,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(Policy::Established)
     }
 
@@ -209,7 +209,7 @@ impl Rig {
         Self { tracker, model, now: 5_000, asked: vec![], timeouts: vec![], settle: vec![] }
     }
 
-    fn act(&mut self) {
+    pub(super) fn act(&mut self) {
         for action in self.tracker.actions() {
             match action {
                 Action::Timeout { timeout_s, .. } => self.timeouts.push(timeout_s),
@@ -224,12 +224,12 @@ impl Rig {
         self.act();
     }
 
-    fn observe(&mut self, observation: Observation) {
+    pub(super) fn observe(&mut self, observation: Observation) {
         self.tracker.observe(self.now, observation, &mut self.model);
         self.act();
     }
 
-    fn proof(&self, tuple: FiveTuple, length: u16) -> Proof {
+    pub(super) fn proof(&self, tuple: FiveTuple, length: u16) -> Proof {
         let mut frame = [0_u8; 60];
         frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
         frame[12..15].copy_from_slice(&[8, 0, 0x45]);
@@ -268,7 +268,7 @@ impl Rig {
         }
     }
 
-    fn state(&self, tuple: FiveTuple) -> EntryState {
+    pub(super) fn state(&self, tuple: FiveTuple) -> EntryState {
         self.model.state(self.model.flow(tuple))
     }
 }
