@@ -26,6 +26,8 @@ pub struct Port {
     pub device: String,
     /// The namespace that a vdev's wire side is put into.
     pub netns: Option<String>,
+    /// The twin's MTU and the port's, where it is not 1500.
+    pub mtu: Option<u16>,
 }
 
 /// `flyover run` in a namespace, with its configuration.
@@ -242,10 +244,13 @@ fn find_or_build() -> std::result::Result<PathBuf, String> {
 
 fn configuration(ports: &[Port], socket: &Path, extra: &str) -> String {
     let mut text = String::new();
-    for Port { name, device, netns } in ports {
+    for Port { name, device, netns, mtu } in ports {
         let _ = writeln!(text, "[[port]]\nname = {name:?}\ndevice = {device:?}");
         if let Some(netns) = netns {
             let _ = writeln!(text, "netns = {netns:?}");
+        }
+        if let Some(mtu) = mtu {
+            let _ = writeln!(text, "mtu = {mtu}");
         }
     }
     let _ = write!(text, "[api]\nsocket = {socket:?}\n{extra}");

@@ -1,7 +1,7 @@
 //! TCP connections whose two ends are both in the test's hands.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,11 +54,11 @@ impl Service {
     ///
     /// # Errors
     /// When the address is not there or taken.
-    pub fn listen(namespace: &Namespace, address: Ipv4Addr, port: u16) -> Result<Self> {
-        let address = SocketAddrV4::new(address, port);
+    pub fn listen(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Result<Self> {
+        let address = SocketAddr::new(address.into(), port);
         let listener = namespace
             .inside(move || {
-                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+                let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
                 // std's backlog of 128 is less than the connections that a test opens at once.
@@ -89,12 +89,17 @@ impl Service {
 ///
 /// # Errors
 /// When the connection is refused or not there within 30 s.
-pub fn connect(namespace: &Namespace, source: Option<Ipv4Addr>, to: SocketAddrV4) -> Result<TcpStream> {
+pub fn connect(
+    namespace: &Namespace,
+    source: Option<IpAddr>,
+    to: impl Into<SocketAddr>,
+) -> Result<TcpStream> {
+    let to = to.into();
     let stream = namespace
         .spawn(move || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
             if let Some(source) = source {
-                socket.bind(&SocketAddrV4::new(source, 0).into())?;
+                socket.bind(&SocketAddr::new(source, 0).into())?;
             }
             socket.connect_timeout(&to.into(), IO_TIMEOUT)?;
             Ok(TcpStream::from(socket))
@@ -131,8 +136,8 @@ impl Pair {
     /// When either end does not come about.
     pub fn open(
         namespace: &Namespace,
-        source: Option<Ipv4Addr>,
-        to: SocketAddrV4,
+        source: Option<IpAddr>,
+        to: impl Into<SocketAddr>,
         service: &Service,
     ) -> Result<Self> {
         let client = connect(namespace, source, to)?;
@@ -294,11 +299,12 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream, bytes: u64) -> Result<Tran
 /// When one of them can't be opened, breaks, or carries something wrong.
 pub fn many(
     namespace: &Namespace,
-    to: SocketAddrV4,
+    to: impl Into<SocketAddr>,
     service: &Service,
     count: usize,
     bytes: u64,
 ) -> Result<Vec<Pair>> {
+    let to = to.into();
     let pairs =
         (0..count).map(|_| Pair::open(namespace, None, to, service)).collect::<Result<Vec<Pair>>>()?;
     // Which client belongs to which accepted end is not given by the order of accepting.

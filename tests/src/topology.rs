@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
@@ -29,6 +29,17 @@ pub const GATEWAY_OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The host on the third port.
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
+/// The client's IPv6 address, in the LAN.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10);
+/// Another IPv6 address of the client's host: what the port forward leads to.
+pub const LAN_SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2);
+/// The gateway's IPv6 address in the LAN.
+pub const GATEWAY_LAN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+/// The gateway's IPv6 address towards the world.
+pub const GATEWAY_WAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+/// The server's IPv6 address, in the world.
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+
 /// The name of every host's interface.
 pub const HOST_INTERFACE: &str = "eth0";
 
@@ -52,13 +63,30 @@ impl Plane {
     }
 }
 
+/// What Flyover's ports are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// net_tap: its wire side is the host's interface.
+    Tap,
+    /// net_af_packet on one end of a veth pair without offloads; the host has the other.
+    AfPacket,
+    /// net_af_xdp, likewise.
+    AfXdp,
+}
+
 /// A wire between the gateway and a host.
 #[derive(Clone, Debug)]
 struct Wire {
     twin: &'static str,
     gateway: &'static [Ipv4Addr],
+    gateway6: &'static [Ipv6Addr],
     host: Namespace,
     addresses: &'static [Ipv4Addr],
+    addresses6: &'static [Ipv6Addr],
+    device: Device,
+    /// Where a veth pair's end lives that is a port: a namespace whose kernel does nothing with its packets.
+    wires: Option<Namespace>,
+    mtu: Option<u16>,
 }
 
 /// What a laboratory is made of.
@@ -68,10 +96,31 @@ pub struct LabBuilder {
     rules: String,
     third_port: bool,
     quiet: bool,
+    ipv6: bool,
+    device: Device,
+    mtu: Option<u16>,
     sections: BTreeMap<String, Vec<String>>,
 }
 
 impl LabBuilder {
+    /// IPv6 beside IPv4, with addresses on both wires; without it IPv6 is off.
+    pub fn ipv6(mut self) -> Self {
+        self.ipv6 = true;
+        self
+    }
+
+    /// What the ports are: taps without this.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The MTU of ports, twins and hosts.
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
     /// The gateway's nft ruleset: one of [`crate::rules`] or another. None without this.
     pub fn rules(mut self, rules: &str) -> Self {
         rules.clone_into(&mut self.rules);
@@ -122,31 +171,58 @@ pub struct Lab {
 impl Lab {
     /// Describes a laboratory of client, gateway and server.
     pub fn builder(plane: Plane) -> LabBuilder {
-        LabBuilder { plane, rules: String::new(), third_port: false, quiet: false, sections: BTreeMap::new() }
+        LabBuilder {
+            plane,
+            rules: String::new(),
+            third_port: false,
+            quiet: false,
+            ipv6: false,
+            device: Device::Tap,
+            mtu: None,
+            sections: BTreeMap::new(),
+        }
     }
 
     fn build(description: LabBuilder) -> Result<Self> {
-        let LabBuilder { plane, rules, third_port, quiet, mut sections } = description;
+        let LabBuilder { plane, rules, third_port, quiet, ipv6, device, mtu, mut sections } = description;
         let namespace = Namespace::new("gw")?;
-        let mut wires = vec![
-            Wire {
-                twin: "wan0",
-                gateway: &[GATEWAY_WAN, GATEWAY_SNAT],
-                host: Namespace::new("server")?,
-                addresses: &[SERVER],
-            },
-            Wire {
-                twin: "lan0",
-                gateway: &[GATEWAY_LAN],
-                host: Namespace::new("client")?,
-                addresses: &[CLIENT, LAN_SERVER],
-            },
+        let wires = (device != Device::Tap && plane == Plane::Flyover).then(|| Namespace::new("wires"));
+        let wires = wires.transpose()?;
+        let wire = |twin, gateway, addresses, host| {
+            Ok(Wire {
+                twin,
+                gateway,
+                gateway6: &[],
+                host: Namespace::new(host)?,
+                addresses,
+                addresses6: &[],
+                device,
+                wires: wires.clone(),
+                mtu,
+            })
+        };
+        let mut wires: Vec<Wire> = vec![
+            wire("wan0", &[GATEWAY_WAN, GATEWAY_SNAT], &[SERVER], "server")?,
+            wire("lan0", &[GATEWAY_LAN], &[CLIENT, LAN_SERVER], "client")?,
         ];
+        if ipv6 {
+            (wires[0].gateway6, wires[0].addresses6) = (&[GATEWAY_WAN6], &[SERVER6]);
+            (wires[1].gateway6, wires[1].addresses6) = (&[GATEWAY_LAN6], &[CLIENT6, LAN_SERVER6]);
+        }
         if third_port {
-            let host = Namespace::new("other")?;
-            wires.push(Wire { twin: "opt0", gateway: &[GATEWAY_OTHER], host, addresses: &[OTHER] });
+            wires.push(wire("opt0", &[GATEWAY_OTHER], &[OTHER], "other")?);
+        }
+        if ipv6 {
+            for namespace in wires.iter().map(|wire| &wire.host).chain([&namespace]) {
+                namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "0")?;
+                namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
+            }
+            namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
         }
         let directory = leftovers::directory()?;
+        if plane == Plane::Flyover {
+            wires.iter().try_for_each(Wire::lay_port)?;
+        }
         let gateway = match plane {
             Plane::KernelOnly => None,
             Plane::Flyover => {
@@ -289,6 +365,9 @@ impl Lab {
             for address in wire.gateway {
                 self.namespace.run(&format!("ip address replace {address}/24 dev {}", wire.twin))?;
             }
+            for address in wire.gateway6 {
+                self.namespace.run(&format!("ip address replace {address}/64 dev {}", wire.twin))?;
+            }
             self.namespace.run(&format!("ip link set {} up", wire.twin))?;
         }
         Ok(())
@@ -303,7 +382,15 @@ impl Drop for Lab {
         if let Some(gateway) = &self.gateway {
             println!("{}", gateway.report());
         }
-        for line in ["ip -s link", "ip route", "ip neigh", "nft list ruleset", "conntrack -L -o id"] {
+        for line in [
+            "ip -s link",
+            "ip route",
+            "ip -6 route",
+            "ip neigh",
+            "nft list ruleset",
+            "conntrack -L -o id",
+            "conntrack -L -f ipv6",
+        ] {
             let text = self.namespace.run(line).unwrap_or_else(|e| e.to_string());
             println!("gateway: {line}\n{}", text.lines().take(60).collect::<Vec<_>>().join("\n"));
         }
@@ -312,11 +399,30 @@ impl Drop for Lab {
 
 impl Wire {
     fn port(&self, number: usize) -> Port {
-        Port {
-            name: self.twin.to_owned(),
-            device: format!("net_tap{number},iface={HOST_INTERFACE}"),
-            netns: Some(self.host.name().to_owned()),
+        let (twin, wires) = (self.twin, self.wires.as_ref().map(|wires| wires.name().to_owned()));
+        let (device, netns) = match self.device {
+            Device::Tap => {
+                (format!("net_tap{number},iface={HOST_INTERFACE}"), Some(self.host.name().to_owned()))
+            }
+            Device::AfPacket => (format!("net_af_packet{number},iface=port-{twin}"), wires),
+            Device::AfXdp => (format!("net_af_xdp{number},iface=port-{twin}"), wires),
+        };
+        Port { name: twin.to_owned(), device, netns, mtu: self.mtu }
+    }
+
+    /// The veth pair whose one end is a port. Frames of a veth pair bear unfinished checksums and may be longer
+    /// than the MTU, as no wire's do, unless the offloads of the sending end are off.
+    fn lay_port(&self) -> Result<()> {
+        let Some(wires) = &self.wires else { return Ok(()) };
+        let (port, host) = (format!("port-{}", self.twin), self.host.name());
+        wires.run(&format!("ip link add {port} type veth peer name {HOST_INTERFACE} netns {host}"))?;
+        wires.run(&format!("ethtool -K {port} tx off tso off gso off gro off"))?;
+        self.host.run(&format!("ethtool -K {HOST_INTERFACE} tx off tso off gso off gro off"))?;
+        if let Some(mtu) = self.mtu {
+            wires.run(&format!("ip link set {port} mtu {mtu}"))?;
         }
+        wires.run(&format!("ip link set {port} up"))?;
+        self.host.run(&format!("ip link set {HOST_INTERFACE} up")).map(drop)
     }
 
     /// The kernel's way: a veth pair, with the offloads off that a wire would not have either.
@@ -325,32 +431,56 @@ impl Wire {
         gateway.run(&format!("ip link add {twin} type veth peer name {HOST_INTERFACE} netns {host}"))?;
         gateway.run(&format!("ethtool -K {twin} tx off tso off gso off gro off"))?;
         self.host.run(&format!("ethtool -K {HOST_INTERFACE} tx off tso off gso off gro off"))?;
+        if let Some(mtu) = self.mtu {
+            gateway.run(&format!("ip link set {twin} mtu {mtu}"))?;
+        }
         Ok(())
     }
 
     fn plug(&self) -> Result<()> {
         let what = format!("{HOST_INTERFACE} in {}", self.host.name());
         wait::until_true(wait::PATIENCE, &what, || self.host.has_interface(HOST_INTERFACE))?;
-        for address in self.addresses {
-            self.host.run(&format!("ip address replace {address}/24 dev {HOST_INTERFACE}"))?;
+        let eth0 = HOST_INTERFACE;
+        if let Some(mtu) = self.mtu {
+            self.host.run(&format!("ip link set {eth0} mtu {mtu}"))?;
         }
-        self.host.run(&format!("ip link set {HOST_INTERFACE} up"))?;
+        for address in self.addresses {
+            self.host.run(&format!("ip address replace {address}/24 dev {eth0}"))?;
+        }
+        for address in self.addresses6 {
+            self.host.run(&format!("ip address replace {address}/64 dev {eth0}"))?;
+        }
+        self.host.run(&format!("ip link set {eth0} up"))?;
         if let Some(gateway) = self.gateway.first() {
             self.host.run(&format!("ip route replace default via {gateway}"))?;
+        }
+        if let Some(gateway) = self.gateway6.first() {
+            self.host.run(&format!("ip -6 route replace default via {gateway}"))?;
         }
         Ok(())
     }
 
-    /// Until the gateway has answered an ARP request: frames pass both ways, whatever the ruleset says.
+    /// Until the gateway has answered an ARP request, and a neighbour solicitation where there is IPv6: frames
+    /// pass both ways, whatever the ruleset says.
     fn wait_for_gateway(&self) -> Result<()> {
-        let Some(gateway) = self.gateway.first() else { return Ok(()) };
-        let discard = SocketAddrV4::new(*gateway, 9);
-        let what = format!("{} to reach {gateway}", self.host.name());
-        let neighbour = format!("ip neigh show {gateway} dev {HOST_INTERFACE}");
+        let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let gateways = self.gateway.first().map(|address| IpAddr::V4(*address)).into_iter();
+        let gateways = gateways.chain(self.gateway6.first().map(|address| IpAddr::V6(*address)));
+        for gateway in gateways {
+            let discard = SocketAddr::new(gateway, 9);
+            let wildcard = SocketAddr::new(wildcards[usize::from(gateway.is_ipv6())], 0);
+            let what = format!("{} to reach {gateway}", self.host.name());
+            let neighbour = format!("ip neigh show {gateway} dev {HOST_INTERFACE}");
+            wait::until_true(wait::PATIENCE, &what, || {
+                // Only to make the kernel ask; it may fail while the last request has failed.
+                let _ = self.host.inside(move || UdpSocket::bind(wildcard)?.send_to(&[0], discard));
+                self.host.run(&neighbour).is_ok_and(|line| line.contains("lladdr"))
+            })?;
+        }
+        let tentative = format!("ip -6 address show dev {HOST_INTERFACE} tentative");
+        let what = format!("the addresses of {} to be nobody else's", self.host.name());
         wait::until_true(wait::PATIENCE, &what, || {
-            // Only to make the kernel ask; it may fail while the last request has failed.
-            let _ = self.host.inside(move || UdpSocket::bind("0.0.0.0:0")?.send_to(&[0], discard));
-            self.host.run(&neighbour).is_ok_and(|line| line.contains("lladdr"))
+            self.host.run(&tentative).is_ok_and(|text| text.trim().is_empty())
         })
     }
 }

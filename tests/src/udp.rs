@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -22,8 +22,8 @@ pub const GENUINE: u8 = b'G';
 ///
 /// # Errors
 /// When the address is not there or taken.
-pub fn bind(namespace: &Namespace, address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
-    let address = SocketAddrV4::new(address, port);
+pub fn bind(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Result<UdpSocket> {
+    let address = SocketAddr::new(address.into(), port);
     namespace
         .inside(move || {
             let socket = UdpSocket::bind(address)?;
@@ -49,10 +49,11 @@ impl Pair {
     /// When a socket can't be bound.
     pub fn open(
         namespace: &Namespace,
-        source: Ipv4Addr,
-        to: SocketAddrV4,
+        source: impl Into<IpAddr>,
+        to: impl Into<SocketAddr>,
         server: UdpSocket,
     ) -> Result<Self> {
+        let to = to.into();
         let client = bind(namespace, source, 0)?;
         client.connect(to).map_err(LabError::io(format!("connect to {to}")))?;
         Ok(Self { client, server })
@@ -68,20 +69,37 @@ impl Pair {
     /// # Errors
     /// When either is lost: nothing here should lose one.
     pub fn ping(&self, token: u64) -> Result<SocketAddr> {
-        let mut buffer = [0; 2048];
-        self.client.send(&datagram(token, 64)).map_err(LabError::io("send"))?;
-        let seen = loop {
-            let (length, from) =
-                self.server.recv_from(&mut buffer).map_err(LabError::io("receive at server"))?;
-            if sequence(&buffer[..length]) == Some(token) {
-                break from;
-            }
-        };
-        self.server.send_to(&datagram(token, 64), seen).map_err(LabError::io("send back"))?;
+        self.ping_of(token, 64)
+    }
+
+    /// The same with `size` bytes.
+    ///
+    /// # Errors
+    /// When either is lost.
+    pub fn ping_of(&self, token: u64, size: usize) -> Result<SocketAddr> {
+        self.client.send(&datagram(token, size)).map_err(LabError::io("send"))?;
+        let seen = self.arrival(token)?;
+        self.server.send_to(&datagram(token, size), seen).map_err(LabError::io("send back"))?;
+        let mut buffer = vec![0; 65536];
         loop {
             let length = self.client.recv(&mut buffer).map_err(LabError::io("receive at client"))?;
             if sequence(&buffer[..length]) == Some(token) {
                 return Ok(seen);
+            }
+        }
+    }
+
+    /// Waits until the server has the datagram with this number, and returns where it came from.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn arrival(&self, token: u64) -> Result<SocketAddr> {
+        let mut buffer = vec![0; 65536];
+        loop {
+            let (length, from) =
+                self.server.recv_from(&mut buffer).map_err(LabError::io("receive at server"))?;
+            if sequence(&buffer[..length]) == Some(token) {
+                return Ok(from);
             }
         }
     }
