@@ -9,15 +9,18 @@ RUNNER := --config 'target."cfg(unix)".runner = "$(LAB)"'
 # Two at a time, whatever the machine: each has a gateway that polls.
 LABS   ?= 2
 
-.PHONY: demo test unit e2e kernel bench lint clean deps
+# Of `make oracle-long`.
+PACKETS ?= 10000000
+
+.PHONY: demo test unit e2e kernel oracle oracle-long bench lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
 	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin demo
 	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/demo
 
-## test: unit tests, doc tests, and Flyover end to end
-test: unit e2e
+## test: unit tests, doc tests, the kernel as oracle, and Flyover end to end
+test: unit oracle e2e
 
 unit: deps
 	$(CARGO) test --workspace $(RUNNER) --exclude flyover-tests
@@ -33,6 +36,16 @@ kernel: deps
 	$(CARGO) build --package flyover --bin flyover
 	FLYOVER_LAB=kernel FLYOVER_BIN=$(TARGET)/debug/flyover \
 	$(CARGO) test --package flyover-tests $(RUNNER) --no-fail-fast --test '*' -- --test-threads=$(LABS)
+
+## oracle: the same 100,000 packets through the kernel and through Flyover's fast path, compared byte for byte
+oracle: deps
+	$(CARGO) build --package flyover-tests --bin oracle
+	$(LAB) $(TARGET)/debug/oracle $(ORACLE)
+
+## oracle-long: the same with PACKETS=10000000, and as fast as it goes
+oracle-long: deps
+	$(CARGO) build --release --package flyover-tests --bin oracle
+	$(LAB) $(TARGET)/release/oracle --packets $(PACKETS) $(ORACLE)
 
 ## bench: micro and whole-gateway benchmarks
 bench: deps

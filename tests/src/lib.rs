@@ -15,6 +15,7 @@ pub mod iperf;
 pub mod leftovers;
 pub mod meter;
 pub mod namespace;
+pub mod oracle;
 pub mod path;
 pub mod process;
 pub mod raw;
