@@ -66,13 +66,9 @@ impl Flows {
     ) -> Ends<A> {
         let port = 0x8000 | (number ^ number >> 9) as u16;
         match (self.nat, reply) {
-            (Nat::Snat | Nat::Route, false) => {
-                Ends { src: client, dst: server, ports: pair(port, SERVICE) }
-            }
+            (Nat::Snat | Nat::Route, false) => Ends { src: client, dst: server, ports: pair(port, SERVICE) },
             (Nat::Dnat, false) => Ends { src: client, dst: public(0), ports: pair(port, 8443) },
-            (Nat::Dnat | Nat::Route, true) => {
-                Ends { src: server, dst: client, ports: pair(SERVICE, port) }
-            }
+            (Nat::Dnat | Nat::Route, true) => Ends { src: server, dst: client, ports: pair(SERVICE, port) },
             (Nat::Snat, true) => {
                 let dst = public(number >> 16 & 0xff);
                 Ends { src: server, dst, ports: pair(SERVICE, number as u16) }
@@ -87,8 +83,7 @@ impl Flows {
         let strange = (number / STRANGER) as u8;
         let client = word(10 + strange, number & 0x00ff_ffff);
         let server = word(93 + strange, 0xb8_d800 | number & 0xff);
-        let Ends { src, dst, ports } =
-            self.ends(number, reply, client, server, |n| word(198, 0x12_0000 | n));
+        let Ends { src, dst, ports } = self.ends(number, reply, client, server, |n| word(198, 0x12_0000 | n));
         Key4 { src, dst, ports, proto: UDP }
     }
 

@@ -96,11 +96,7 @@ pub fn interleave(contenders: &mut [&mut dyn Contender], effort: Effort) -> Outc
         let mut costs: Vec<f64> =
             kept.iter().filter_map(|(costs, _)| costs.get(contender).copied()).collect();
         let median = median(&mut costs);
-        Cost {
-            median,
-            min: costs.first().copied().unwrap_or(0.0),
-            max: costs.last().copied().unwrap_or(0.0),
-        }
+        Cost { median, min: costs.first().copied().unwrap_or(0.0), max: costs.last().copied().unwrap_or(0.0) }
     };
     let mut adds: Vec<f64> = kept.iter().map(|(_, add)| *add).collect();
     Outcome {

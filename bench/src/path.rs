@@ -154,12 +154,7 @@ fn read4(frame: &[u8]) -> Peer4 {
 fn read6(frame: &[u8]) -> Peer6 {
     let number = |at| u64::from_ne_bytes(word(frame, at));
     let ports = u32::from_ne_bytes(word(frame, 54));
-    Peer6::new(&Key6 {
-        src: [number(22), number(30)],
-        dst: [number(38), number(46)],
-        ports,
-        proto: UDP,
-    })
+    Peer6::new(&Key6 { src: [number(22), number(30)], dst: [number(38), number(46)], ports, proto: UDP })
 }
 
 impl<K: PeerKey> Contender for IoHash<K> {
@@ -180,12 +175,7 @@ impl<K: PeerKey> Contender for IoHash<K> {
 }
 
 impl<K: PeerKey> IoHash<K> {
-    fn new(
-        scenario: &Scenario,
-        ports: &mut Ports,
-        seed: u64,
-        read: fn(&[u8]) -> K,
-    ) -> Result<Self, Error> {
+    fn new(scenario: &Scenario, ports: &mut Ports, seed: u64, read: fn(&[u8]) -> K) -> Result<Self, Error> {
         let mut hash = RteHash::new(2 * scenario.connections)?;
         for number in 0..scenario.connections {
             for reply in [false, true] {
@@ -251,7 +241,12 @@ impl Whole {
 }
 
 /// Runs one scenario with its yardsticks; gives its row.
-pub fn run(scenario: &Scenario, ports: &mut Ports, effort: Effort, swap: bool) -> Result<(Row, Outcome), Error> {
+pub fn run(
+    scenario: &Scenario,
+    ports: &mut Ports,
+    effort: Effort,
+    swap: bool,
+) -> Result<(Row, Outcome), Error> {
     match scenario.flows.family {
         Family::V4 => run_with(scenario, ports, effort, swap, read4),
         Family::V6 => run_with(scenario, ports, effort, false, read6),

@@ -70,8 +70,7 @@ impl Row {
     pub fn set_peer(&mut self, peer: &str, cycles: f64) {
         self.peer = Some(peer.to_owned());
         self.peer_cycles = Some(round(cycles));
-        self.ratio =
-            Some((self.cycles_per_packet.median / cycles.max(0.01) * 1000.0).round() / 1000.0);
+        self.ratio = Some((self.cycles_per_packet.median / cycles.max(0.01) * 1000.0).round() / 1000.0);
     }
 }
 
@@ -106,8 +105,17 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!(
             "{} at {} MHz (TSC); a dependent addition takes {:.2} cycles\n{:<32}{:>12}{:>9}{:>8}{:>8}  {:<24}{:>8}{:>7}  also\n",
-            self.processor, self.tsc_mhz, self.clean, "name", "connections", "cycles", "min", "max", "peer",
-            "cycles", "ratio"
+            self.processor,
+            self.tsc_mhz,
+            self.clean,
+            "name",
+            "connections",
+            "cycles",
+            "min",
+            "max",
+            "peer",
+            "cycles",
+            "ratio"
         );
         for row in &self.rows {
             let Cycles { median, min, max } = row.cycles_per_packet;

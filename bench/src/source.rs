@@ -163,44 +163,44 @@ impl Source {
             }
             Family::V6 => {
                 let key = flows.key6(number, reply);
-                let mut bytes = self.template;
+                let bytes = put(packet, &self.template, frame.max(66));
                 let words = [key.src[0], key.src[1], key.dst[0], key.dst[1]];
                 for (place, word) in bytes[L2 + 8..L2 + 40].chunks_exact_mut(8).zip(words) {
                     place.copy_from_slice(&word.to_ne_bytes());
                 }
                 bytes[L2 + 40..L2 + 44].copy_from_slice(&key.ports.to_ne_bytes());
-                put(packet, &bytes, frame.max(66));
             }
         }
     }
 
     #[inline(always)]
     fn write4(&self, packet: *mut sys::shim_mbuf, frame: u16, src: u32, dst: u32, ports: u32) {
-        let mut bytes = self.template;
         let mut sum = self.sum + u64::from(src) + u64::from(dst);
         sum = (sum >> 32) + (sum & 0xffff_ffff);
         sum = (sum >> 16) + (sum & 0xffff);
         sum = (sum >> 16) + (sum & 0xffff);
         sum = (sum >> 16) + (sum & 0xffff);
+        let bytes = put(packet, &self.template, frame);
         bytes[L2 + 10..L2 + 12].copy_from_slice(&(!(sum as u16)).to_ne_bytes());
         bytes[L2 + 12..L2 + 16].copy_from_slice(&src.to_ne_bytes());
         bytes[L2 + 16..L2 + 20].copy_from_slice(&dst.to_ne_bytes());
         bytes[L2 + 20..L2 + 24].copy_from_slice(&ports.to_ne_bytes());
-        put(packet, &bytes, frame);
     }
 }
 
-/// Writes the first bytes of a frame, and its length.
+/// Writes the first bytes of a frame, and its length; gives the bytes, to be changed in place. (Changed before, they
+/// would have to be read back from where narrower stores have not arrived yet.)
 #[inline(always)]
-fn put(packet: *mut sys::shim_mbuf, bytes: &[u8; 64], frame: u16) {
+fn put<'a>(packet: *mut sys::shim_mbuf, bytes: &[u8; 64], frame: u16) -> &'a mut [u8; 64] {
     // SAFETY: `packet` is one that the driver has just received into a buffer of 2048 bytes behind the headroom, and
-    // the callback alone has it; `shim_mbuf` is the head of its layout.
+    // the callback alone has it as long as it uses the bytes; `shim_mbuf` is the head of its layout.
     unsafe {
         let packet = &mut *packet;
-        let data = packet.buf_addr.cast::<u8>().add(usize::from(packet.data_off));
-        data.cast::<[u8; 64]>().write_unaligned(*bytes);
+        let data = packet.buf_addr.cast::<u8>().add(usize::from(packet.data_off)).cast::<[u8; 64]>();
+        *data = *bytes;
         packet.data_len = frame - 4;
         packet.pkt_len = u32::from(frame - 4);
+        &mut *data
     }
 }
 

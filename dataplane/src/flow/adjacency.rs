@@ -8,11 +8,14 @@ use thiserror::Error;
 use super::intern::Numbers;
 use super::region::{Placement, Region, Zeroed};
 use super::sync::{AtomicU64, Ordering};
+use super::tags::prefetch;
 use super::{Qsbr, TableError};
 
 /// The longest L2 header: Ethernet, two VLAN tags and PPPoE are 30 bytes.
 pub const MAX_HEADER: usize = 40;
 const WORDS: usize = MAX_HEADER / 8;
+/// The length of an Ethernet header without tags.
+const ETHERNET: usize = 14;
 /// Stands for "no such field" where a byte's worth is stored.
 const ABSENT: u8 = 0xff;
 
@@ -85,6 +88,13 @@ impl Adjacency {
         bytes
     }
 
+    /// The first bytes of the header: all of it where it [is Ethernet's alone](AdjacencyFields::is_ethernet).
+    #[inline]
+    pub fn ethernet(&self) -> [u8; ETHERNET] {
+        let [a, b, ..] = self.header_words().map(u64::to_ne_bytes);
+        std::array::from_fn(|at| if at < 8 { a[at] } else { b[at - 8] })
+    }
+
     fn write(&self, egress: &Egress) {
         let mut bytes = [0; MAX_HEADER];
         bytes[..egress.header.len()].copy_from_slice(&egress.header);
@@ -150,6 +160,12 @@ impl AdjacencyFields {
         if len < MAX_HEADER { len } else { MAX_HEADER }
     }
 
+    /// Whether the header is Ethernet's alone, without a tag and without any field that differs by packet.
+    #[inline]
+    pub const fn is_ethernet(self) -> bool {
+        (self.0 >> 32) as u16 == (ETHERNET as u16 | (ABSENT as u16) << 8)
+    }
+
     /// Offset in the header of PPPoE's length.
     #[inline]
     pub const fn pppoe_length(self) -> Option<u8> {
@@ -194,6 +210,12 @@ impl AdjacencyTable {
         let table = Arc::new(Self(Region::new(capacity + 1, placement)?));
         let numbers = Numbers::new(Arc::clone(qsbr), capacity as u32);
         Ok((Arc::clone(&table), AdjacencyWriter { table, numbers }))
+    }
+
+    /// Asks for an adjacency that will be read soon.
+    #[inline]
+    pub fn prefetch(&self, id: AdjacencyId) {
+        prefetch(self.0.as_ptr().wrapping_add(id.0 as usize));
     }
 
     /// The adjacency of that name. One that says [`AdjacencyFields::is_some`] is false if there was never any.

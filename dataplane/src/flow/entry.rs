@@ -270,6 +270,13 @@ pub trait EntryView: Copy {
         state_of(self.status().meta.load(Ordering::Acquire))
     }
 
+    /// [`state`](Self::state) and [`context`](Self::context) of one moment, in one load.
+    #[inline]
+    fn state_and_context(&self) -> (EntryState, u16) {
+        let meta = self.status().meta.load(Ordering::Acquire);
+        (state_of(meta), meta as u16)
+    }
+
     /// Moves to `state` from whatever it is. For control.
     fn set_state(&self, state: EntryState) {
         self.status().update(|meta| Some(with_state(meta, state)));
@@ -496,7 +503,7 @@ impl EntryView for Entry6<'_> {
 }
 
 impl EntryView for Entry<'_> {
-    #[inline]
+    #[inline(always)]
     fn status(&self) -> &Status {
         match self {
             Self::V4(entry) => &entry.0.status,

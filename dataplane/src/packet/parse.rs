@@ -14,7 +14,9 @@ mod tests;
 use std::net::IpAddr;
 
 use super::tcp::{ACK, FIN, RST, SYN, Segment, flags_are_valid};
-use super::wire::{self, ETHER_IPV4, ETHER_LEN, IPV4_LEN, IPV6_LEN, array, be16, ne16, ne32, ne64};
+use super::wire::{
+    self, ETHER_IPV4, ETHER_IPV6, ETHER_LEN, IPV4_LEN, IPV6_LEN, array, be16, ne16, ne32, ne64,
+};
 use super::{DropReason, Ingress, PuntReason, checksum};
 use crate::flow::{Key, Key4, Key6, TCP, UDP};
 
@@ -148,7 +150,14 @@ pub fn parse_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), 
             *headers = inner.headers(ingress, ETHER_LEN, IPV4_LEN);
             Ok(())
         }
-        None => general::parse_into(frame, port, headers),
+        None => match untagged_ipv6(frame) {
+            Some((mac, inner)) => {
+                let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
+                *headers = inner.headers(ingress, ETHER_LEN, IPV6_LEN);
+                Ok(())
+            }
+            None => general::parse_into(frame, port, headers),
+        },
     }
 }
 
@@ -161,6 +170,19 @@ fn untagged_ipv4(frame: &[u8]) -> Option<(u64, Inner)> {
         return None;
     }
     let inner = ipv4(packet)?;
+    let mac_and_more = u64::from_be(first);
+    (mac_and_more & GROUP_BIT == 0).then_some((mac_and_more & !0xffff, inner))
+}
+
+/// The same for IPv6.
+#[inline(always)]
+fn untagged_ipv6(frame: &[u8]) -> Option<(u64, Inner)> {
+    let first = ne64(frame.first_chunk::<{ ETHER_LEN + IPV6_LEN + wire::UDP_LEN }>()?, 0)?;
+    let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
+    if ne16(ethernet, 12)? != ETHER_IPV6.to_be() {
+        return None;
+    }
+    let inner = ipv6(packet)?;
     let mac_and_more = u64::from_be(first);
     (mac_and_more & GROUP_BIT == 0).then_some((mac_and_more & !0xffff, inner))
 }

@@ -27,7 +27,33 @@ const HOLD_PATIENCE: u32 = 20;
 const ACK_MEMORY: u32 = 30_000;
 
 /// Decides on a packet that has an entry.
+#[inline(always)]
 pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+    let entry = link.table.entry(slot);
+    if flies(link, mbuf, headers, &entry) {
+        saw_ack(&entry, headers, now);
+        link.adjacencies.prefetch(entry.adjacency());
+        return Verdict::Fly;
+    }
+    unusual(link, mbuf, headers, slot, now)
+}
+
+/// Whether nothing at all is unusual about a packet: then it flies, as [`unusual`] would say too.
+#[inline(always)]
+fn flies(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, entry: &Entry<'_>) -> bool {
+    let (state, context) = entry.state_and_context();
+    let received = mbuf.offload_flags();
+    state == EntryState::Software
+        && link.contexts.get(context) == headers.ingress
+        && !headers.is_tcp_control()
+        && headers.l3_len <= entry.proved_length()
+        && !received.ip_checksum_bad()
+        && !received.l4_checksum_bad()
+}
+
+/// Decides on any packet that has an entry.
+#[inline(never)]
+fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let entry = link.table.entry(slot);
     // Before anything that changes the flow's state: a copy from elsewhere must not move it.
     let elsewhere = link.contexts.get(entry.context()) != headers.ingress;
@@ -62,6 +88,7 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
 }
 
 /// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.
+#[inline(always)]
 fn saw_ack(entry: &Entry<'_>, headers: &Headers, now: u32) {
     if headers.tcp_ack != 0 {
         entry.set_last_ack(headers.tcp_ack);
