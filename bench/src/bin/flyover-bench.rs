@@ -36,6 +36,15 @@ struct Options {
 enum Command {
     /// The whole path of a packet through the real worker.
     Path(Options),
+    /// The worker alone, for a profiler or for callgrind: no figures.
+    Hot {
+        /// Rounds of the worker, two bursts each.
+        #[arg(long, default_value_t = 2000)]
+        rounds: u32,
+        /// Connections in the table.
+        #[arg(long, default_value_t = 1000)]
+        connections: u32,
+    },
 }
 
 /// The connections of the plain rows.
@@ -47,10 +56,10 @@ fn effort(connections: u32) -> Effort {
     Effort { repetitions: 25, most: 75, packets, warm_up: packets / 2 }
 }
 
-fn start(mib: u64) -> Result<(HugePages, Ports), Error> {
-    let pages = HugePages::reserve(mib);
+fn start(mib: Option<u64>) -> Result<(HugePages, Ports), Error> {
+    let pages = HugePages::reserve(mib.unwrap_or(0));
     let options = EalOptions {
-        hugepages: Hugepages::Auto,
+        hugepages: if mib.is_some() { Hugepages::Auto } else { Hugepages::Off },
         file_prefix: format!("flyover-bench-{}", std::process::id()),
         ..EalOptions::default()
     };
@@ -60,7 +69,7 @@ fn start(mib: u64) -> Result<(HugePages, Ports), Error> {
 fn run_path(options: Options) -> Result<Report, Error> {
     machine::pin(options.cpu);
     machine::take_precedence();
-    let (_pages, mut ports) = start(if options.quick { 2048 } else { 7168 })?;
+    let (_pages, mut ports) = start(Some(if options.quick { 2048 } else { 7168 }))?;
     let mut scenarios: Vec<Scenario> = CONNECTIONS.map(Scenario::plain).to_vec();
     if !options.quick {
         scenarios.extend(path::more());
@@ -72,6 +81,11 @@ fn run_path(options: Options) -> Result<Report, Error> {
     Ok(Report::new(rows))
 }
 
+fn run_hot(rounds: u32, connections: u32) -> Result<(), Error> {
+    let (_pages, mut ports) = start(None)?;
+    path::hot(&Scenario::plain(connections), &mut ports, rounds)
+}
+
 fn print(text: &str) {
     // A reader that has seen enough is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -79,16 +93,17 @@ fn print(text: &str) {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (options, result) = match arguments.command {
-        Command::Path(options) => (options, run_path(options)),
+    let result = match arguments.command {
+        Command::Path(options) => run_path(options).map(|report| {
+            print(&if options.json { report.json() + "\n" } else { report.table() });
+        }),
+        Command::Hot { rounds, connections } => run_hot(rounds, connections),
     };
     match result {
-        Ok(report) if options.json => print(&(report.json() + "\n")),
-        Ok(report) => print(&report.table()),
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "flyover-bench: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
 }

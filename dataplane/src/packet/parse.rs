@@ -144,26 +144,44 @@ pub fn parse(frame: &[u8], port: u16) -> Result<Headers, Refusal> {
 /// A [`Refusal`] for everything that must not fly; the place is as it was.
 #[inline(always)]
 pub fn parse_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), Refusal> {
-    match untagged_ipv4(frame) {
-        Some((mac, inner)) => {
-            let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
-            *headers = inner.headers(ingress, ETHER_LEN, IPV4_LEN);
-            Ok(())
-        }
-        None => match untagged_ipv6(frame) {
-            Some((mac, inner)) => {
-                let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
-                *headers = inner.headers(ingress, ETHER_LEN, IPV6_LEN);
-                Ok(())
-            }
-            None => general::parse_into(frame, port, headers),
-        },
+    match parse_plain4_into(frame, port, headers) {
+        Some(_) => Ok(()),
+        None => parse_other_into(frame, port, headers),
     }
+}
+
+/// Takes apart what most frames are: IPv4 without any encapsulation. `None` says that the frame is something else, or
+/// must not fly: [`parse_other_into`] tells; the place is then as it was.
+///
+/// The key is also returned, in registers: reading it back from where its parts have only just been written costs as
+/// much as all the rest.
+#[inline(always)]
+pub fn parse_plain4_into(frame: &[u8], port: u16, headers: &mut Headers) -> Option<Key4> {
+    let (mac, inner) = untagged_ipv4(frame)?;
+    let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
+    let key = inner.key;
+    *headers = inner.any().headers(ingress, ETHER_LEN, IPV4_LEN);
+    Some(key)
+}
+
+/// Takes a frame apart that [`parse_plain4_into`] does not know.
+///
+/// # Errors
+///
+/// A [`Refusal`] for everything that must not fly; the place is as it was.
+#[inline(never)]
+pub fn parse_other_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), Refusal> {
+    if let Some((mac, inner)) = untagged_ipv6(frame) {
+        let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
+        *headers = inner.headers(ingress, ETHER_LEN, IPV6_LEN);
+        return Ok(());
+    }
+    general::parse_into(frame, port, headers)
 }
 
 /// The hot lane: an Ethernet frame without tags, to one host, with an IPv4 packet that can fly.
 #[inline(always)]
-fn untagged_ipv4(frame: &[u8]) -> Option<(u64, Inner)> {
+fn untagged_ipv4(frame: &[u8]) -> Option<(u64, Inner<Key4>)> {
     let first = ne64(frame.first_chunk::<{ ETHER_LEN + IPV4_LEN + wire::UDP_LEN }>()?, 0)?;
     let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
     if ne16(ethernet, 12)? != ETHER_IPV4.to_be() {
@@ -191,11 +209,19 @@ fn untagged_ipv6(frame: &[u8]) -> Option<(u64, Inner)> {
 const GROUP_BIT: u64 = 1 << 56;
 
 /// What is behind the L2 header.
-struct Inner {
-    key: Key,
+struct Inner<K = Key> {
+    key: K,
     tcp_ack: u32,
     l3_len: u16,
     tcp_flags: u8,
+}
+
+impl Inner<Key4> {
+    #[inline(always)]
+    fn any(self) -> Inner {
+        let Self { key, tcp_ack, l3_len, tcp_flags } = self;
+        Inner { key: Key::V4(key), tcp_ack, l3_len, tcp_flags }
+    }
 }
 
 impl Inner {
@@ -215,7 +241,7 @@ impl Inner {
 
 /// An IPv4 packet that can fly; whatever fails a test is left to [`refuse`] to explain.
 #[inline(always)]
-fn ipv4(packet: &[u8]) -> Option<Inner> {
+fn ipv4(packet: &[u8]) -> Option<Inner<Key4>> {
     let head: &[u8; IPV4_LEN + wire::UDP_LEN] = packet.first_chunk()?;
     // Flags and fragment offset, TTL, protocol. Neither DF nor the reserved bit makes a fragment.
     let middle = ne32(head, 6)?;
@@ -232,7 +258,7 @@ fn ipv4(packet: &[u8]) -> Option<Inner> {
     let (src, dst) = (ne32(head, 12)?, ne32(head, 16)?);
     let proto = head[9];
     let (tcp_flags, tcp_ack) = transport(packet, IPV4_LEN, proto, l3_len)?;
-    let key = Key::V4(Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto });
+    let key = Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto };
     Some(Inner { key, tcp_ack, l3_len, tcp_flags })
 }
 

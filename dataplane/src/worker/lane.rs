@@ -11,7 +11,7 @@ use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::Mbuf;
 use crate::flow::{FlowTable, Key, Key4, Key6, Lookup, Slot};
-use crate::packet::{Headers, PuntReason, Refusal, parse_into};
+use crate::packet::{Headers, PuntReason, Refusal, parse_other_into, parse_plain4_into};
 use crate::punt::PuntEvent;
 
 /// Packets of a part: enough for the memory to be busy, few enough for their lines to be there before they are
@@ -59,12 +59,15 @@ impl Lane {
             // A burst has no more packets than the lane places.
             return Ok(());
         };
-        if let Err(refusal) = parse_into(mbuf.data(), port, headers) {
+        let part = at / PART;
+        if let Some(key) = parse_plain4_into(mbuf.data(), port, headers) {
+            self.parts[part].v4.push(at, key);
+        } else if let Err(refusal) = parse_other_into(mbuf.data(), port, headers) {
             return Err((mbuf, refusal));
+        } else {
+            self.parts[part].push(at, &headers.key);
         }
         self.mbufs.push(mbuf);
-        let part = at / PART;
-        self.parts[part].push(at, &headers.key);
         if at % PART == PART - 1 {
             self.parts[part].prepare(table);
             if let Some(before) = part.checked_sub(1) {
@@ -160,7 +163,6 @@ impl<K> Keys<K> {
 }
 
 impl Part {
-    #[inline(always)]
     fn push(&mut self, at: usize, key: &Key) {
         match key {
             Key::V4(key) => self.v4.push(at, *key),

@@ -13,7 +13,7 @@ pub(super) fn parse_into(frame: &[u8], port: u16, headers: &mut Headers) -> Resu
         match layer.ip_version() {
             Some(4) => {
                 if let Some(inner) = ipv4(packet) {
-                    *headers = inner.headers(layer.ingress, layer.l3, IPV4_LEN);
+                    *headers = inner.any().headers(layer.ingress, layer.l3, IPV4_LEN);
                     return Ok(());
                 }
             }
