@@ -239,7 +239,7 @@ fn a_crowded_ring_postpones_the_probe() {
     rig.arrive(0, &[connection.frame(2), connection.frame(3)]);
     rig.rounds();
     assert_eq!(numbers(&rig.punted()), [2], "one packet, the others wait for it");
-    assert_eq!((rig.state(connection.flows[0]), rig.worker.held.len()), (EntryState::Holding, 1));
+    assert_eq!((rig.state(connection.flows[0]), rig.worker.carrier.held.len()), (EntryState::Holding, 1));
     rig.finish();
 }
 

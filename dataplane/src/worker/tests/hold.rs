@@ -55,6 +55,6 @@ fn what_waits_goes_with_the_worker() {
     let connection = rig.connect(UDP, EntryState::Holding);
     rig.arrive(0, &[connection.frame(1)]);
     rig.rounds();
-    assert_eq!((rig.worker.held.len(), rig.bench.in_use()), (1, 1));
+    assert_eq!((rig.worker.carrier.held.len(), rig.bench.in_use()), (1, 1));
     rig.finish();
 }

@@ -8,11 +8,14 @@ mod rounds;
 use crate::clock::Clock;
 use crate::dpdk::testing::{Bench, receive, send};
 use crate::flow::{
-    AdjacencyWriter, ContextWriter, Egress, EntryState, FiveTuple, FlowRef, Key, Placement, TableConfig,
-    TableWriter,
+    AdjacencyWriter, ContextWriter, Egress, EntryState, EntryView, FiveTuple, FlowRef, Key, Placement, Slot,
+    TableConfig, TableWriter,
 };
 use crate::packet::testing::Frame;
+use crate::packet::{DropReason, Headers, Ingress, PuntReason, parse};
+use crate::punt::{PuntClass, PuntEvent, Punted};
 
+use super::decide::Verdict;
 use super::*;
 
 /// Where the frames of port 0 and port 1 are addressed to.
@@ -129,7 +132,7 @@ impl Rig {
     }
 
     fn link(&self) -> &WorkerLink {
-        &self.worker.link
+        &self.worker.carrier.link
     }
 
     fn state(&self, flow: FlowRef) -> EntryState {
@@ -187,7 +190,7 @@ impl Rig {
             assert!(self.sent(port).is_empty(), "port {port} sent more");
         }
         assert!(self.link().rings.is_empty(), "more went to the kernel");
-        assert_eq!(self.bench.in_use(), self.worker.held.len() as u32, "buffers are missing");
+        assert_eq!(self.bench.in_use(), self.worker.carrier.held.len() as u32, "buffers are missing");
         let Self { worker, into, out, bench, .. } = self;
         drop((worker, into, out));
         assert_eq!(bench.in_use(), 0, "buffers are missing");

@@ -15,7 +15,7 @@ fn what_the_kernel_sent_then_what_was_held_then_what_is_new() {
     rig.arrive(0, &[1, 2, 3].map(|number| connection.frame(number)));
     rig.rounds();
     assert!(rig.numbers_sent(1).is_empty());
-    assert_eq!(rig.worker.held.len(), 3);
+    assert_eq!(rig.worker.carrier.held.len(), 3);
     // The last packet through the kernel comes out; control lets the direction fly.
     rig.kernel_sends(1, &forwarded(&connection.frame(0), &connection));
     rig.set_state(connection.flows[0], EntryState::Software);
@@ -87,7 +87,7 @@ fn when_no_more_fit_all_that_wait_go_to_the_kernel_in_order() {
         rig.arrive(0, frames);
         rig.rounds();
     }
-    assert!(rig.worker.held.is_empty());
+    assert!(rig.worker.carrier.held.is_empty());
     let punted = rig.punted();
     assert!(numbers(&punted).into_iter().eq(0..count));
     // The first one says that the direction is given back; what follows may prove it anew.

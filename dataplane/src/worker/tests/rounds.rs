@@ -165,11 +165,11 @@ fn control_traffic_has_a_class_and_a_budget() {
     }
     let taken = control(&rig);
     assert_eq!(taken, 256, "as many as may come at once");
-    let started = rig.worker.now;
+    let started = rig.worker.carrier.now;
     rig.arrive(0, &vec![arp(); 1000]);
     rig.rounds();
     let more = control(&rig) as u64;
-    let elapsed = u64::from(rig.worker.now - started) + 256 / 8;
+    let elapsed = u64::from(rig.worker.carrier.now - started) + 256 / 8;
     assert!(more <= elapsed * 8, "{more} within {elapsed} ms");
     assert_eq!(rig.dropped(DropReason::ControlBudget), 1000 - more);
     assert_eq!(rig.count(PuntReason::Arp), 256 + more);
