@@ -130,6 +130,7 @@ impl Gateway {
             rings: Arc::clone(&self.rings),
             from_kernel: Arc::new(ArrayQueue::new(RING)),
             local: Arc::new(LocalAddresses::default()),
+            flags: Arc::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),

@@ -137,6 +137,7 @@ impl FastPath {
             rings: Arc::clone(&rings),
             from_kernel: Arc::new(ArrayQueue::new(1)),
             local: Arc::new(LocalAddresses::default()),
+            flags: Arc::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),

@@ -119,7 +119,9 @@ fn a_packet_longer_than_proved_takes_its_direction_back_or_goes_alone() {
         case.rig.writer.set_proved_length(slot, 29);
         let flying = matches!(state, EntryState::Software | EntryState::Probing | EntryState::Holding);
         let expected = match place {
-            Place::Own if flying && refuse => (punt(PuntReason::ProvedLength), state),
+            Place::Own if flying && refuse => {
+                (Verdict::Punt(PuntReason::ProvedLength, PuntEvent::Fingerprint), state)
+            }
             Place::Own if flying => {
                 (Verdict::Punt(PuntReason::ProvedLength, PuntEvent::Longer), EntryState::Candidate)
             }
