@@ -12,7 +12,7 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long bench lint clean deps
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind bench lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -46,6 +46,26 @@ oracle: deps
 oracle-long: deps
 	$(CARGO) build --release --package flyover-tests --bin oracle
 	$(LAB) $(TARGET)/release/oracle --packets $(PACKETS) $(ORACLE)
+
+# Checked builds have a directory of their own, so that the ordinary build stays as it is. They share what runs while
+# building (bindgen above all), which needs no optimisation: hence one profile, and the unstable flag for both.
+HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
+CHECKED := CARGO_TARGET_DIR=$(TARGET)/checked RUSTC_BOOTSTRAP=1 CARGO_PROFILE_DEV_BUILD_OVERRIDE_OPT_LEVEL=0
+
+## loom: the orders in which workers and control can meet at the flow table, within the budget that its tests state
+loom: deps
+	$(CHECKED) CARGO_PROFILE_DEV_OPT_LEVEL=3 RUSTFLAGS="--cfg loom" \
+	$(CARGO) test --package dataplane --lib --target $(HOST) loom_tests
+
+## sanitize: flow table, fingerprints and rings under AddressSanitizer
+sanitize: deps
+	$(CHECKED) RUSTFLAGS=-Zsanitizer=address PROPTEST_CASES=32 \
+	$(CARGO) test --package dataplane --lib --target $(HOST) -- flow:: punt::
+
+## valgrind: the flow table's unit tests under memcheck; some minutes
+valgrind: deps
+	PROPTEST_CASES=8 CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER="valgrind -q --error-exitcode=9" \
+	$(CARGO) test --package dataplane --lib -- flow:: punt::fingerprints --skip stress
 
 ## bench: micro and whole-gateway benchmarks
 bench: deps

@@ -58,10 +58,11 @@ impl<L: Line> Kernel<L> {
     }
 
     /// Everything that this processor can run.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn all() -> Vec<Self> {
+        #[cfg_attr(any(miri, not(target_arch = "x86_64")), expect(unused_mut, reason = "one kernel alone"))]
         let mut all = vec![Self::portable()];
-        #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         if is_x86_feature_detected!("aes") {
             all.push(x86::sse2());
             if has_avx2() {
