@@ -12,7 +12,7 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind bench lint clean deps
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -66,6 +66,19 @@ sanitize: deps
 valgrind: deps
 	PROPTEST_CASES=8 CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER="valgrind -q --error-exitcode=9" \
 	$(CARGO) test --package dataplane --lib -- flow:: punt::fingerprints --skip stress
+
+## test-guest: on emulated NICs and beside the kernel's flowtable, on two kernels under qemu; ten minutes at most
+test-guest: guest-binaries
+	$(GUEST) tests/guest/suite short
+
+## test-guest-long: the same with every NIC and case, which takes an hour; writes docs/flowtable-comparison.md anew
+test-guest-long: guest-binaries
+	$(GUEST) tests/guest/suite long
+
+GUEST := FLYOVER=$(TARGET)/release/flyover TRAFFIC=$(TARGET)/release/guest-traffic
+
+guest-binaries: deps
+	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin guest-traffic
 
 ## bench: micro and whole-gateway benchmarks
 bench: deps

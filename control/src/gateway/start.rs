@@ -280,6 +280,10 @@ fn port(
     }
     let mac = twin.mac().map_err(setting(name, "asked for its MAC address"))?;
     port.start().map_err(port_error)?;
+    // The twin's multicast addresses are the kernel's affair: without theirs IPv6 finds no neighbour.
+    if let Err(error) = port.set_allmulticast(true) {
+        tracing::info!(port = name, %error, "the device has no switch for multicast");
+    }
     if port_mac != mac && (info.is_vdev || port.set_mac(mac).is_err()) && info.driver != "net_tap" {
         port.set_promiscuous(true).map_err(port_error)?;
     }
