@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod error;
 pub mod gateway;
+pub mod icmp;
 pub mod iperf;
 pub mod leftovers;
 pub mod meter;

@@ -34,6 +34,8 @@ pub struct Transfer {
     pub received: String,
     /// From the first byte to the last.
     pub elapsed: Duration,
+    /// The longest that the receiver waited for more.
+    pub longest_wait: Duration,
 }
 
 impl Transfer {
@@ -257,7 +259,7 @@ impl Pair {
 
 fn transfer(mut from: &TcpStream, mut to: &TcpStream, bytes: u64) -> Result<Transfer> {
     let started = Instant::now();
-    let (sent, received) = thread::scope(|scope| {
+    let (sent, received, longest_wait) = thread::scope(|scope| {
         let sender = scope.spawn(move || {
             let mut hash = Sha256::new();
             let mut chunk = noise();
@@ -275,11 +277,14 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream, bytes: u64) -> Result<Tran
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut left = bytes;
+        let mut longest_wait = Duration::ZERO;
         while left > 0 {
+            let asked = Instant::now();
             let room = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
             let count = to
                 .read(&mut buffer[..room])
                 .map_err(LabError::io(format!("receive, {left} bytes before the end")))?;
+            longest_wait = longest_wait.max(asked.elapsed());
             if count == 0 {
                 let text = format!("{left} bytes before the end");
                 return Err(LabError::Shape { what: "the connection ended".to_owned(), text });
@@ -287,9 +292,9 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream, bytes: u64) -> Result<Tran
             hash.update(&buffer[..count]);
             left -= count as u64;
         }
-        Ok((join(sender)?, hex(&hash.finalize())))
+        Ok((join(sender)?, hex(&hash.finalize()), longest_wait))
     })?;
-    Ok(Transfer { bytes, sent, received, elapsed: started.elapsed() })
+    Ok(Transfer { bytes, sent, received, elapsed: started.elapsed(), longest_wait })
 }
 
 /// Opens `count` connections, keeps all of them open, and lets each carry `bytes` up and the same number down,

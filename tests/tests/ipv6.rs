@@ -2,8 +2,8 @@
 //! extension headers.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::time::Duration;
 
+use lab::icmp;
 use lab::path::Path;
 use lab::raw::{self, Wire};
 use lab::raw6::{self, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, UDP};
@@ -122,19 +122,11 @@ fn a_hop_limit_of_one_is_answered_by_the_gateway() -> Result<()> {
     let what = || LabError::io("set the hop limit");
     socket.set_unicast_hops_v6(1).map_err(what())?;
     pair.client.send(&udp::datagram(77, 64)).map_err(LabError::io("send"))?;
-    let answer = wait::until(wait::PATIENCE, "time exceeded", || {
-        wire.receive(Duration::from_millis(10)).ok().flatten().filter(|frame| {
-            // Time Exceeded (RFC 4443, 3.3): the hop limit, in transit.
-            frame.get(12..14) == Some(&[0x86, 0xdd])
-                && frame.get(20) == Some(&58)
-                && frame.get(54..56) == Some(&[3, 0])
-        })
-    })?;
-    assert_eq!(answer.get(22..38), Some(&GATEWAY_LAN6.octets()[..]), "{answer:02x?}");
+    let error = icmp::Error::wait(&wire, icmp::Error::time_exceeded(IpAddr::V6(CLIENT6)))?;
+    assert_eq!((error.from, error.to), (IpAddr::V6(GATEWAY_LAN6), IpAddr::V6(CLIENT6)));
     // What came back is what was sent, before any NAT.
-    assert_eq!(answer.get(62 + 8..62 + 24), Some(&CLIENT6.octets()[..]), "{answer:02x?}");
-    assert_eq!(answer.get(62 + 24..62 + 40), Some(&SERVER6.octets()[..]), "{answer:02x?}");
-    assert_eq!(answer.get(102..104), Some(&pair.source_port().to_be_bytes()[..]), "{answer:02x?}");
+    assert_eq!(Some(error.inner_source), pair.client.local_addr().ok());
+    assert_eq!(Some(error.inner_destination), pair.client.peer_addr().ok());
     socket.set_unicast_hops_v6(64).map_err(what())?;
     // The error that the socket holds comes with its next call.
     let _ = pair.client.take_error();
