@@ -12,7 +12,7 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench lint clean deps
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench instructions lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -80,9 +80,15 @@ GUEST := FLYOVER=$(TARGET)/release/flyover TRAFFIC=$(TARGET)/release/guest-traff
 guest-binaries: deps
 	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin guest-traffic
 
-## bench: micro and whole-gateway benchmarks
+## bench: what packets cost beside what they cost others: tables, bench/results/latest.json and plots
 bench: deps
-	$(CARGO) bench --package flyover-bench
+	$(CARGO) build --release --package flyover-bench
+	$(TARGET)/release/flyover-bench all
+
+## instructions: no more instructions a packet than bench/instructions.txt says
+instructions: deps
+	$(CARGO) build --release --package flyover-bench
+	CARGO_TARGET_DIR=$(TARGET) bench/instructions
 
 ## lint: formatting, clippy and documentation, all without warnings
 lint: deps

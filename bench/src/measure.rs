@@ -14,7 +14,7 @@ pub trait Contender {
 }
 
 /// A turn during which an addition took no longer than this was not disturbed.
-const CLEAN: f64 = 0.80;
+pub const CLEAN: f64 = 0.80;
 /// As many undisturbed repetitions make a figure.
 const ENOUGH: usize = 7;
 

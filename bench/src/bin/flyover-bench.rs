@@ -1,6 +1,9 @@
 //! `flyover-bench`: what packets cost, beside what they cost others.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,7 +13,8 @@ use flyover_bench::gateway::Ports;
 use flyover_bench::machine::{self, HugePages};
 use flyover_bench::measure::Effort;
 use flyover_bench::path::{self, Scenario};
-use flyover_bench::report::Report;
+use flyover_bench::report::{Report, Row};
+use flyover_bench::{control, micro, plot, workers};
 
 /// What packets cost, beside what they cost others.
 #[derive(Parser)]
@@ -36,6 +40,19 @@ struct Options {
 enum Command {
     /// The whole path of a packet through the real worker.
     Path(Options),
+    /// The parts of the path, each beside its peer.
+    Micro(Options),
+    /// New connections, from the kernel's events into the table.
+    Control(Options),
+    /// Everything, also written to a directory as JSON and plots.
+    All {
+        /// Where latest.json and the plots go.
+        #[arg(long, default_value = "bench/results")]
+        results: PathBuf,
+        /// What is measured.
+        #[command(flatten)]
+        options: Options,
+    },
     /// The worker alone, for a profiler or for callgrind: no figures.
     Hot {
         /// Rounds of the worker, two bursts each.
@@ -66,19 +83,78 @@ fn start(mib: Option<u64>) -> Result<(HugePages, Ports), Error> {
     Ok((pages, Ports::start(&options)?))
 }
 
-fn run_path(options: Options) -> Result<Report, Error> {
+fn prepare(options: Options) -> Result<(HugePages, Ports), Error> {
     machine::pin(options.cpu);
     machine::take_precedence();
-    let (_pages, mut ports) = start(Some(if options.quick { 2048 } else { 7168 }))?;
+    start(Some(if options.quick { 2048 } else { 7168 }))
+}
+
+fn path_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
     let mut scenarios: Vec<Scenario> = CONNECTIONS.map(Scenario::plain).to_vec();
     if !options.quick {
         scenarios.extend(path::more());
     }
-    let mut rows = Vec::new();
-    for scenario in &scenarios {
-        rows.push(path::run(scenario, &mut ports, effort(scenario.connections), !options.quick)?.0);
+    let mut run = |scenario: &Scenario| {
+        path::run(scenario, ports, effort(scenario.connections), !options.quick).map(|(row, _)| row)
+    };
+    let mut rows = scenarios.iter().map(&mut run).collect::<Result<Vec<_>, _>>()?;
+    if !options.quick {
+        rows.push(workers::two(&Scenario::plain(1 << 20), ports)?);
     }
-    Ok(Report::new(rows))
+    Ok(rows)
+}
+
+fn micro_rows(options: Options) -> Result<Vec<Row>, Error> {
+    let mut rows = micro::parts(effort(1))?;
+    for connections in CONNECTIONS {
+        rows.extend(micro::lookup(connections, effort(connections))?);
+    }
+    for connections in if options.quick { &CONNECTIONS[2..3] } else { &CONNECTIONS[1..] } {
+        rows.extend(micro::change(*connections)?);
+    }
+    Ok(rows)
+}
+
+fn run_path(options: Options) -> Result<Report, Error> {
+    let (_pages, mut ports) = prepare(options)?;
+    Ok(Report::new(path_rows(&mut ports, options)?))
+}
+
+fn run_micro(options: Options) -> Result<Report, Error> {
+    let (_pages, _ports) = prepare(options)?;
+    Ok(Report::new(micro_rows(options)?))
+}
+
+fn control_rows(options: Options) -> Result<Vec<Row>, Error> {
+    let repetitions = if options.quick { 5 } else { 15 };
+    Ok(vec![control::admit(1 << 20, repetitions)?])
+}
+
+fn run_control(options: Options) -> Result<Report, Error> {
+    let (_pages, _ports) = prepare(options)?;
+    Ok(Report::new(control_rows(options)?))
+}
+
+fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
+    let (_pages, mut ports) = prepare(options)?;
+    let mut rows = path_rows(&mut ports, options)?;
+    rows.extend(micro_rows(options)?);
+    rows.extend(control_rows(options)?);
+    let report = Report::new(rows);
+    let write = |name: &str, text: String| {
+        let path = results.join(name);
+        let failed = |source| Error::Write { path: path.display().to_string(), source };
+        fs::create_dir_all(results).and_then(|()| fs::write(&path, text)).map_err(failed)
+    };
+    write("latest.json", report.json() + "\n")?;
+    let names: BTreeSet<&str> = report.rows.iter().map(|row| row.name.as_str()).collect();
+    for name in names {
+        let series = plot::series(report.rows.iter().filter(|row| row.name == name));
+        if !series.is_empty() {
+            write(&format!("{name}.svg"), plot::svg(name, &series))?;
+        }
+    }
+    Ok(report)
 }
 
 fn run_hot(rounds: u32, connections: u32) -> Result<(), Error> {
@@ -93,10 +169,14 @@ fn print(text: &str) {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let show = |report: Report, options: Options| {
+        print(&if options.json { report.json() + "\n" } else { report.table() });
+    };
     let result = match arguments.command {
-        Command::Path(options) => run_path(options).map(|report| {
-            print(&if options.json { report.json() + "\n" } else { report.table() });
-        }),
+        Command::Path(options) => run_path(options).map(|report| show(report, options)),
+        Command::Micro(options) => run_micro(options).map(|report| show(report, options)),
+        Command::Control(options) => run_control(options).map(|report| show(report, options)),
+        Command::All { results, options } => run_all(options, &results).map(|report| show(report, options)),
         Command::Hot { rounds, connections } => run_hot(rounds, connections),
     };
     match result {

@@ -14,9 +14,7 @@ mod tests;
 use std::net::IpAddr;
 
 use super::tcp::{ACK, FIN, RST, SYN, Segment, flags_are_valid};
-use super::wire::{
-    self, ETHER_IPV4, ETHER_IPV6, ETHER_LEN, IPV4_LEN, IPV6_LEN, array, be16, ne16, ne32, ne64,
-};
+use super::wire::{self, ETHER_IPV4, ETHER_IPV6, ETHER_LEN, IPV4_LEN, IPV6_LEN, be16, ne16, ne32, ne64};
 use super::{DropReason, Ingress, PuntReason, checksum};
 use crate::flow::{Key, Key4, Key6, TCP, UDP};
 
@@ -313,13 +311,13 @@ fn transport(packet: &[u8], ip_len: usize, proto: u8, l3_len: u16) -> Option<(u8
             (length + ip_len32 == l3_len && length >= wire::UDP_LEN as u32).then_some((0, 0))
         }
         TCP => {
-            let header: [u8; wire::TCP_LEN] = array(packet, ip_len)?;
+            let header: &[u8; wire::TCP_LEN] = packet.get(ip_len..)?.first_chunk()?;
             let (header_len, flags) = (u32::from(header[12] >> 4) * 4, header[13]);
             if header_len < wire::TCP_LEN as u32 || header_len + ip_len32 > l3_len || !flags_are_valid(flags)
             {
                 return None;
             }
-            let ack = if flags & ACK != 0 { wire::be32(&header, 8)? } else { 0 };
+            let ack = if flags & ACK != 0 { wire::be32(header, 8)? } else { 0 };
             Some((flags, ack))
         }
         _ => None,
