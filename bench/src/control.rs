@@ -87,11 +87,11 @@ impl Plane for Table {
     }
 
     fn owner(&self, flow: FlowRef) -> Option<u32> {
-        self.table.resolve(flow).map(|slot| self.writer.owner(slot))
+        self.table.resolve(flow).and_then(|slot| self.writer.owner(slot))
     }
 
     fn owner_of_key(&self, key: &Key) -> Option<u32> {
-        self.table.lookup(key).map(|slot| self.writer.owner(slot))
+        self.table.lookup(key).and_then(|slot| self.writer.owner(slot))
     }
 
     fn state(&self, _: FlowRef) -> EntryState {

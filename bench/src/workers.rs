@@ -21,7 +21,7 @@ const REPETITIONS: usize = 15;
 fn together(workers: Vec<Worker>) -> Result<(f64, Vec<Worker>), Error> {
     let barrier = Barrier::new(workers.len());
     let ended = std::thread::scope(|scope| {
-        let threads: Vec<_> = workers.into_iter().enumerate().map(|(cpu, mut worker)| {
+        let threads = workers.into_iter().enumerate().map(|(cpu, mut worker)| {
             let barrier = &barrier;
             scope.spawn(move || {
                 machine::pin(cpu);
@@ -42,7 +42,7 @@ fn together(workers: Vec<Worker>) -> Result<(f64, Vec<Worker>), Error> {
         let threads: Vec<_> = threads.collect();
         threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
     });
-    let (mut first, mut last, mut workers) = (u64::MAX, 0, Vec::new());
+    let (mut first, mut last, mut workers) = (u64::MAX, 0_u64, Vec::new());
     for joined in ended {
         let gone = |_| Error::Wrong("workers".to_owned(), "a worker's thread has died".to_owned());
         let (start, end, worker) = joined.map_err(gone)??;

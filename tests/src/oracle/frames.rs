@@ -189,7 +189,7 @@ fn change(frame: &mut Frame, twist: &Twist, opened: &Opened, way: usize) {
         Twist::Extensions(extensions) => frame.extensions.clone_from(extensions),
         Twist::Protocol(protocol) => frame.tuple.proto = *protocol,
         Twist::Source(other) if other.src.is_ipv4() == frame.tuple.src.is_ipv4() => {
-            frame.tuple.src = other.src
+            frame.tuple.src = other.src;
         }
         Twist::Destination(other) if other.dst.is_ipv4() == frame.tuple.dst.is_ipv4() => {
             frame.tuple.dst = other.dst;

@@ -115,7 +115,7 @@ impl<'a> World<'a> {
             None => report.in_bursts += flown.len() as u64,
             Some((flown, outcome)) => {
                 report.mismatches += 1;
-                tell(Event::Burst(&self.case(&flown.input), &outcome));
+                tell(Event::Burst(&self.case(&flown.input), outcome));
             }
         }
         Ok(())
