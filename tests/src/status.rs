@@ -79,6 +79,11 @@ impl Flow {
         self.sum("bytes")
     }
 
+    /// Bytes past the kernel, of the original direction and of the other.
+    pub fn bytes_each_way(&self) -> [u64; 2] {
+        ["/bytes/orig", "/bytes/reply"].map(|at| self.0.pointer(at).and_then(Value::as_u64).unwrap_or(0))
+    }
+
     /// Whether packets go over the fast path, in software or in the NIC.
     pub fn flies(&self) -> bool {
         matches!(self.state(), "software" | "probing" | "hardware")

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::counters::LinkCounters;
 use crate::gateway::{Gateway, Port};
+use crate::process::{Process, mortal};
 use crate::status::Flow;
 use crate::{Namespace, Result, leftovers, wait};
 
@@ -72,6 +73,17 @@ pub enum Device {
     AfPacket,
     /// net_af_xdp, likewise.
     AfXdp,
+    /// net_pcap on one end of a veth pair, in and out: slow, and the one that takes jumbo frames.
+    Pcap,
+    /// net_memif as server. On the other side of the shared memory a process, the program at this path, passes
+    /// frames on between net_memif as client and a net_tap in the host's namespace.
+    Memif(&'static str),
+}
+
+impl Device {
+    const fn is_veth(self) -> bool {
+        matches!(self, Self::AfPacket | Self::AfXdp | Self::Pcap)
+    }
 }
 
 /// A wire between the gateway and a host.
@@ -159,8 +171,9 @@ impl LabBuilder {
 /// a failure: cargo shows it of tests that fail, by a panic or by an error.
 #[derive(Debug)]
 pub struct Lab {
-    // Dropped in this order: first the process, then the namespaces, then its files.
+    // Dropped in this order: first the processes, then the namespaces, then its files.
     gateway: Option<Gateway>,
+    peers: Vec<Process>,
     wires: Vec<Wire>,
     namespace: Namespace,
     plane: Plane,
@@ -186,7 +199,7 @@ impl Lab {
     fn build(description: LabBuilder) -> Result<Self> {
         let LabBuilder { plane, rules, third_port, quiet, ipv6, device, mtu, mut sections } = description;
         let namespace = Namespace::new("gw")?;
-        let wires = (device != Device::Tap && plane == Plane::Flyover).then(|| Namespace::new("wires"));
+        let wires = (device.is_veth() && plane == Plane::Flyover).then(|| Namespace::new("wires"));
         let wires = wires.transpose()?;
         let wire = |twin, gateway, addresses, host| {
             Ok(Wire {
@@ -232,11 +245,12 @@ impl Lab {
                 if !workers.iter().any(|line| line.starts_with("cores")) {
                     workers.push(cores);
                 }
-                let ports: Vec<Port> = wires.iter().enumerate().map(|(n, wire)| wire.port(n)).collect();
+                let port = |(n, wire): (usize, &Wire)| wire.port(n, directory.path());
+                let ports: Vec<Port> = wires.iter().enumerate().map(port).collect();
                 Some(Gateway::new(&namespace, directory.path(), &ports, &toml(&sections))?)
             }
         };
-        let mut lab = Self { gateway, wires, namespace, plane, quiet, directory };
+        let mut lab = Self { gateway, peers: Vec::new(), wires, namespace, plane, quiet, directory };
         lab.namespace.sysctl("net.ipv4.ip_forward", "1")?;
         lab.namespace.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
         lab.namespace.sysctl("net.ipv4.conf.default.rp_filter", "1")?;
@@ -245,6 +259,7 @@ impl Lab {
             None => lab.wires.iter().try_for_each(|wire| wire.lay_veth(&lab.namespace))?,
         }
         lab.address_twins()?;
+        lab.start_peers()?;
         lab.namespace.nft(&rules)?;
         lab.plug_hosts()?;
         Ok(lab)
@@ -360,6 +375,19 @@ impl Lab {
         &wire.unwrap_or_else(|| panic!("this laboratory has no {twin}")).host
     }
 
+    /// The processes at the other side of memif ports, which must be there to be connected to.
+    fn start_peers(&mut self) -> Result<()> {
+        for (number, wire) in self.wires.iter().enumerate() {
+            let (Device::Memif(peer), true) = (wire.device, self.plane == Plane::Flyover) else { continue };
+            let mut command = mortal(peer);
+            command.arg(wire.memif(number, "client", self.directory.path()));
+            command.arg(format!("net_tap0,iface={HOST_INTERFACE}"));
+            let name = format!("memif-peer-{}", wire.twin);
+            self.peers.push(wire.host.start(&name, command, self.directory.path())?);
+        }
+        Ok(())
+    }
+
     fn address_twins(&self) -> Result<()> {
         for wire in &self.wires {
             for address in wire.gateway {
@@ -398,7 +426,7 @@ impl Drop for Lab {
 }
 
 impl Wire {
-    fn port(&self, number: usize) -> Port {
+    fn port(&self, number: usize, directory: &std::path::Path) -> Port {
         let (twin, wires) = (self.twin, self.wires.as_ref().map(|wires| wires.name().to_owned()));
         let (device, netns) = match self.device {
             Device::Tap => {
@@ -406,8 +434,16 @@ impl Wire {
             }
             Device::AfPacket => (format!("net_af_packet{number},iface=port-{twin}"), wires),
             Device::AfXdp => (format!("net_af_xdp{number},iface=port-{twin}"), wires),
+            Device::Pcap => (format!("net_pcap{number},rx_iface_in=port-{twin},tx_iface=port-{twin}"), wires),
+            Device::Memif(_) => (self.memif(number, "server", directory), None),
         };
         Port { name: twin.to_owned(), device, netns, mtu: self.mtu }
+    }
+
+    /// One side of shared memory, by a socket that has a file: abstract ones end at their namespace's border.
+    fn memif(&self, number: usize, role: &str, directory: &std::path::Path) -> String {
+        let socket = directory.join(format!("memif-{}", self.twin));
+        format!("net_memif{number},role={role},id=0,socket={},socket-abstract=no", socket.display())
     }
 
     /// The veth pair whose one end is a port. Frames of a veth pair bear unfinished checksums and may be longer

@@ -33,12 +33,14 @@ fn main() -> ExitCode {
 
 fn demo() -> Result<bool> {
     println!("Three namespaces:  client ── lan0 [ gateway ] wan0 ── server");
-    println!("The gateway's ruleset: configs/nft/home-router.nft, with masquerade and a port forward");
+    println!(
+        "The gateway's ruleset: configs/nft/home-router.nft, with masquerade and a port forward; IPv6 is routed"
+    );
     println!("Starting Flyover on two net_tap ports, without hugepages and without a NIC ...");
-    let lab = Lab::builder(Plane::Flyover).rules(SHIPPED).quiet().build()?;
+    let lab = Lab::builder(Plane::Flyover).ipv6().rules(SHIPPED).quiet().build()?;
     let gateway = lab.flyover().ok_or_else(|| LabError::Missing("Flyover".to_owned()))?;
     println!(
-        "Ready. Files up and down and through the port forward, {} more connections, and UDP:\n",
+        "Ready. Files up and down and through the port forward, {} more connections, UDP, and both by IPv6:\n",
         traffic::MANY
     );
 
@@ -53,6 +55,7 @@ fn demo() -> Result<bool> {
     })?;
     let share = meter.share(&lab, gateway)?;
     let flown = carried.flown(gateway)?;
+    let flown6 = carried.flown6(gateway)?;
     let losses = carried.losses();
     carried.close()?;
 
@@ -61,13 +64,16 @@ fn demo() -> Result<bool> {
     drop(lab);
     let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(SHIPPED).quiet().build()?)?;
 
-    let well = losses.differing == 0 && flown > 0;
+    let well = losses.differing + losses.differing6 == 0 && flown > 0 && flown6 == 2;
     println!();
     row("connections carried past the kernel", &format!("{flown} of {}", losses.connections));
     row("packets past the kernel, by Flyover's counters", &percent(share.by_flyover()));
     row("packets past the kernel, by the twins' counters", &percent(share.by_kernel()));
     row("files whose SHA-256 is equal", &format!("{} of {}", losses.files - losses.differing, losses.files));
     row("UDP datagrams that arrived", &format!("{} of {}", losses.udp_arrived, losses.udp_sent));
+    row("IPv6 connections past the kernel", &format!("{flown6} of 2"));
+    row("IPv6: files whose SHA-256 is equal", &format!("{} of 1", 1 - losses.differing6));
+    row("IPv6: UDP datagrams that arrived", &format!("{} of {}", losses.udp6_arrived, losses.udp6_sent));
     row("throughput, Flyover on taps (not NICs)", &gigabits(by_flyover));
     row("throughput, kernel alone on veth (not NICs)", &gigabits(by_kernel));
     println!(

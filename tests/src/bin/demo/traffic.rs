@@ -1,12 +1,12 @@
-//! What the demo sends.
+//! What the demo sends: a function for each kind of traffic.
 
 use std::collections::HashSet;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::thread;
 use std::time::Duration;
 
 use lab::tcp::{self, Pair, Service, Transfer, Way};
-use lab::topology::{CLIENT, GATEWAY_WAN, LAN_SERVER, SERVER};
+use lab::topology::{CLIENT, CLIENT6, GATEWAY_WAN, LAN_SERVER, SERVER, SERVER6};
 use lab::{Gateway, Lab, Result, udp};
 
 /// Connections besides those that carry a file.
@@ -20,9 +20,17 @@ const UDP_INTERVAL: Duration = Duration::from_millis(2);
 pub(crate) struct Carried {
     files: Vec<(Pair, Transfer)>,
     many: Vec<Pair>,
-    udp: udp::Pair,
-    udp_sent: u64,
-    udp_arrived: u64,
+    udp: Exchange,
+    file6: (Pair, Transfer),
+    udp6: Exchange,
+}
+
+/// A UDP stream that was answered.
+#[derive(Debug)]
+struct Exchange {
+    pair: udp::Pair,
+    sent: u64,
+    arrived: u64,
 }
 
 /// What the table at the end says of it.
@@ -33,48 +41,76 @@ pub(crate) struct Losses {
     pub(crate) differing: usize,
     pub(crate) udp_sent: u64,
     pub(crate) udp_arrived: u64,
+    pub(crate) differing6: usize,
+    pub(crate) udp6_sent: u64,
+    pub(crate) udp6_arrived: u64,
 }
 
 /// Sends everything at once, and returns when all has arrived.
 pub(crate) fn run(lab: &Lab) -> Result<Carried> {
-    let web = SocketAddrV4::new(SERVER, 80);
-    let server = udp::bind(lab.server(), SERVER, 5000)?;
-    let udp = udp::Pair::open(lab.client(), CLIENT, SocketAddrV4::new(SERVER, 5000), server)?;
-    let stream = udp::Stream::start(&udp, UDP_INTERVAL, true)?;
-    let (files, many) = thread::scope(|scope| {
-        let up = scope.spawn(|| file(lab, Way::Up, 81));
-        let down = scope.spawn(|| file(lab, Way::Down, 82));
-        let forwarded = scope.spawn(|| {
-            let service = Service::listen(lab.client(), LAN_SERVER, 80)?;
-            let pair = Pair::open(lab.server(), None, SocketAddrV4::new(GATEWAY_WAN, 8080), &service)?;
-            let transfer = pair.transfer(Way::Up, FILE)?;
-            Ok((pair, transfer))
-        });
-        let service = Service::listen(lab.server(), SERVER, web.port())?;
-        let many = tcp::many(lab.client(), web, &service, MANY, SMALL)?;
-        let files = [up, down, forwarded]
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok((files, many))
+    let (udp, udp6) = (Greeted::open(lab, CLIENT, SERVER)?, Greeted::open(lab, CLIENT6, SERVER6)?);
+    let (files, file6, many) = thread::scope(|scope| {
+        let up = scope.spawn(|| file(lab, SERVER, Way::Up, 81));
+        let down = scope.spawn(|| file(lab, SERVER, Way::Down, 82));
+        let forwarded = scope.spawn(|| forwarded(lab));
+        let down6 = scope.spawn(|| file(lab, SERVER6, Way::Down, 81));
+        let many = many(lab)?;
+        let files = [up, down, forwarded].into_iter().map(join).collect::<Result<Vec<_>>>()?;
+        Ok((files, join(down6)?, many))
     })?;
-    let (udp_sent, udp_arrived) = stream.finish();
-    Ok(Carried { files, many, udp, udp_sent, udp_arrived })
+    Ok(Carried { files, many, udp: udp.finish(), file6, udp6: udp6.finish() })
 }
 
-fn file(lab: &Lab, way: Way, port: u16) -> Result<(Pair, Transfer)> {
-    let service = Service::listen(lab.server(), SERVER, port)?;
-    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, port), &service)?;
+/// A file from or to the server.
+fn file(lab: &Lab, server: impl Into<IpAddr>, way: Way, port: u16) -> Result<(Pair, Transfer)> {
+    let to = SocketAddr::new(server.into(), port);
+    let service = Service::listen(lab.server(), to.ip(), port)?;
+    let pair = Pair::open(lab.client(), None, to, &service)?;
     let transfer = pair.transfer(way, FILE)?;
     Ok((pair, transfer))
+}
+
+/// A file through the port forward.
+fn forwarded(lab: &Lab) -> Result<(Pair, Transfer)> {
+    let service = Service::listen(lab.client(), LAN_SERVER, 80)?;
+    let pair = Pair::open(lab.server(), None, SocketAddrV4::new(GATEWAY_WAN, 8080), &service)?;
+    let transfer = pair.transfer(Way::Up, FILE)?;
+    Ok((pair, transfer))
+}
+
+/// Small connections.
+fn many(lab: &Lab) -> Result<Vec<Pair>> {
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    tcp::many(lab.client(), (SERVER, 80), &service, MANY, SMALL)
+}
+
+/// A UDP stream whose every datagram is answered, on its way.
+struct Greeted(udp::Pair, udp::Stream);
+
+impl Greeted {
+    fn open(lab: &Lab, client: impl Into<IpAddr>, server: impl Into<IpAddr>) -> Result<Self> {
+        let to = SocketAddr::new(server.into(), 5000);
+        let pair = udp::Pair::open(lab.client(), client, to, udp::bind(lab.server(), to.ip(), to.port())?)?;
+        let stream = udp::Stream::start(&pair, UDP_INTERVAL, true)?;
+        Ok(Self(pair, stream))
+    }
+
+    fn finish(self) -> Exchange {
+        let (sent, arrived) = self.1.finish();
+        Exchange { pair: self.0, sent, arrived }
+    }
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl Carried {
     /// How many of the connections have had packets past the kernel.
     pub(crate) fn flown(&self, gateway: &Gateway) -> Result<usize> {
-        let pairs = self.files.iter().map(|(pair, _)| pair).chain(&self.many);
+        let pairs = self.files.iter().chain([&self.file6]).map(|(pair, _)| pair).chain(&self.many);
         let mut ports: HashSet<(&str, u16)> = pairs.map(|pair| ("tcp", pair.source_port())).collect();
-        ports.insert(("udp", self.udp.source_port()));
+        ports.extend([&self.udp, &self.udp6].map(|exchange| ("udp", exchange.pair.source_port())));
         let flows = gateway.flows()?;
         let flown = flows.iter().filter(|flow| flow.packets() > 0);
         let ours = flown.filter(|flow| {
@@ -85,18 +121,28 @@ impl Carried {
 
     /// What arrived.
     pub(crate) fn losses(&self) -> Losses {
+        let differing = |(_, transfer): &&(Pair, Transfer)| transfer.sent != transfer.received;
         Losses {
-            connections: self.files.len() + self.many.len() + 1,
+            connections: self.files.len() + self.many.len() + 3,
             files: self.files.len(),
-            differing: self.files.iter().filter(|(_, transfer)| transfer.sent != transfer.received).count(),
-            udp_sent: self.udp_sent,
-            udp_arrived: self.udp_arrived,
+            differing: self.files.iter().filter(differing).count(),
+            udp_sent: self.udp.sent,
+            udp_arrived: self.udp.arrived,
+            differing6: usize::from(differing(&&self.file6)),
+            udp6_sent: self.udp6.sent,
+            udp6_arrived: self.udp6.arrived,
         }
+    }
+
+    /// How many of the IPv6 connections have had packets past the kernel.
+    pub(crate) fn flown6(&self, gateway: &Gateway) -> Result<usize> {
+        let six = |flow: &lab::status::Flow| flow.original().is_some_and(|o| o.source.is_ipv6());
+        Ok(gateway.flows()?.iter().filter(|flow| six(flow) && flow.packets() > 0).count())
     }
 
     /// Ends all connections in order.
     pub(crate) fn close(self) -> Result<()> {
-        let files = self.files.into_iter().map(|(pair, _)| pair);
+        let files = self.files.into_iter().chain([self.file6]).map(|(pair, _)| pair);
         files.chain(self.many).try_for_each(Pair::finish)
     }
 }
