@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::findings::{Finding, Severity};
 use crate::config::{Config, Device, PortConfig};
+
+mod kernel_device;
 
 /// Capabilities by their bit (capability.h).
 const CAP_NET_ADMIN: u32 = 12;
@@ -19,7 +22,16 @@ const DPDK_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5
 /// What this machine lacks for a configuration, the worst first.
 pub fn machine(config: &Config) -> Vec<Finding> {
     let index_of = |name: &str| nix::net::if_::if_nametoindex(name).ok();
-    Host { root: PathBuf::from("/"), index_of: &index_of }.findings(config)
+    Host { root: PathBuf::from("/"), index_of: &index_of, run: &output_of }.findings(config)
+}
+
+/// What a program prints, if it is there and ends well.
+fn output_of(words: &[&str]) -> Option<String> {
+    let (program, arguments) = words.split_first()?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
 }
 
 /// The machine as files under a root, so that tests can make one up.
@@ -27,6 +39,8 @@ struct Host<'a> {
     root: PathBuf,
     /// The index of an interface in this process's network namespace.
     index_of: &'a dyn Fn(&str) -> Option<u32>,
+    /// Runs a program.
+    run: kernel_device::Run<'a>,
 }
 
 impl Host<'_> {
@@ -38,6 +52,7 @@ impl Host<'_> {
             found.extend(self.twin(port));
             found.extend(self.wire(port));
             found.extend(self.nic(port));
+            found.extend(kernel_device::findings(port, self.run));
         }
         found.extend(self.conntrack());
         found.extend(self.forwarding());

@@ -49,7 +49,7 @@ impl Fake {
         let config = Config::from_ports(ports, &machine).expect("valid");
         let root = self.directory.path().to_owned();
         let exists = |name: &str| root.join(format!("sys/class/net/{name}")).exists().then_some(7);
-        Host { root: root.clone(), index_of: &exists }.findings(&config)
+        Host { root: root.clone(), index_of: &exists, run: &|_| None }.findings(&config)
     }
 
     /// The one finding, as severity, check and text.
