@@ -50,7 +50,7 @@ impl Path {
         // On a busy machine a transfer may be over before its direction has settled: what counts is that most of
         // one flies in the end.
         wait::until(wait::PATIENCE, "four megabytes each way to be carried past the kernel", || {
-            let mut round = || {
+            let round = || {
                 for way in [Way::Up, Way::Down] {
                     let transfer = pair.transfer(way, 4_000_000)?;
                     assert_eq!(transfer.sent, transfer.received);
