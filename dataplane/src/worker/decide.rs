@@ -4,7 +4,7 @@ use super::WorkerLink;
 use super::hold::Held;
 use crate::dpdk::Mbuf;
 use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, flags};
-use crate::packet::{DropReason, Headers, PuntReason, plausible_close};
+use crate::packet::{DropReason, Headers, PuntReason, plausible_close, source_mac};
 use crate::punt::PuntEvent;
 
 /// What becomes of a packet.
@@ -44,6 +44,7 @@ fn flies(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, entry: &Entry<'_>) -
     let (state, context) = entry.state_and_context();
     let received = mbuf.offload_flags();
     state == EntryState::Software
+        && entry.flags() & flags::BRIDGED == 0
         && link.contexts.get(context) == headers.ingress
         && !headers.is_tcp_control()
         && headers.l3_len <= entry.proved_length()
@@ -56,7 +57,8 @@ fn flies(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, entry: &Entry<'_>) -
 fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let entry = link.table.entry(slot);
     // Before anything that changes the flow's state: a copy from elsewhere must not move it.
-    let elsewhere = link.contexts.get(entry.context()) != headers.ingress;
+    let elsewhere =
+        link.contexts.get(entry.context()) != headers.ingress || !is_from_its_sender(link, mbuf, &entry);
     if headers.is_tcp_control() && elsewhere && entry.context() != ContextTable::NONE {
         return close_from_elsewhere(link, mbuf, headers, slot, now);
     }
@@ -85,6 +87,14 @@ fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u
         return longer(&entry);
     }
     state(link, &entry)
+}
+
+/// A bridge hands the sender's MAC address on, so the learned header is right for that sender's frames alone.
+fn is_from_its_sender(link: &WorkerLink, mbuf: &Mbuf, entry: &Entry<'_>) -> bool {
+    if entry.flags() & flags::BRIDGED == 0 {
+        return true;
+    }
+    source_mac(mbuf.data()) == source_mac(&link.adjacencies.get(entry.adjacency()).header_bytes())
 }
 
 /// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.

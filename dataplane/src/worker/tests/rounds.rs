@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::flow::{TCP, UDP};
+use crate::flow::{TCP, UDP, flags};
+use crate::packet::source_mac;
 use crate::packet::testing::Faults;
 
 fn arp() -> Frame {
@@ -111,6 +112,24 @@ fn what_the_kernel_would_drop_unseen_is_dropped_and_counted() {
     rig.arrive(0, &[connection.frame(2).with(|f| f.faults = faults)]);
     rig.rounds();
     assert_eq!((numbers(&rig.punted()), rig.dropped(DropReason::BadIpHeader)), (vec![2], 1));
+    rig.finish();
+}
+
+/// Found by the oracle: a bridge hands the sender's MAC address on, and a header is learned from one sender.
+#[test]
+fn a_bridged_flow_flies_for_its_own_sender_alone() {
+    let mut rig = Rig::new();
+    let connection = rig.connect(UDP, EntryState::Software);
+    let slot = connection.flows[0].slot;
+    let entry = rig.link().table.entry(slot);
+    let (context, adjacency) = (entry.context(), entry.adjacency());
+    rig.writer.set_forwarding(slot, context, adjacency, flags::BRIDGED);
+    let learned = source_mac(&HEADER[1]).expect("a MAC address");
+    let from = |number, mac| connection.frame(number).with(|f| f.src_mac = mac);
+    rig.arrive(0, &[from(1, learned), from(2, [2, 0, 0, 0, 9, 9]), from(3, learned)]);
+    rig.rounds();
+    assert_eq!(rig.numbers_sent(1), [1, 3]);
+    assert_eq!((numbers(&rig.punted()), rig.count(PuntReason::IngressContext)), (vec![2], 1));
     rig.finish();
 }
 
