@@ -37,7 +37,7 @@ kernel: deps
 	FLYOVER_LAB=kernel FLYOVER_BIN=$(TARGET)/debug/flyover \
 	$(CARGO) test --package flyover-tests $(RUNNER) --no-fail-fast --test '*' -- --test-threads=$(LABS)
 
-## oracle: the same 100,000 packets through the kernel and through Flyover's fast path, compared byte for byte
+## oracle: the same 300,000 packets through the kernel and through Flyover's fast path, compared byte for byte
 oracle: deps
 	$(CARGO) build --package flyover-tests --bin oracle
 	$(LAB) $(TARGET)/debug/oracle $(ORACLE)

@@ -9,6 +9,7 @@ use dataplane::flow::{EntryState, FiveTuple, TCP, UDP};
 use dataplane::packet::testing::strategies;
 use proptest::option::weighted;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::links::{Link, is_ours};
 
@@ -82,11 +83,16 @@ impl Connection {
     }
 }
 
-/// Any connection that the kernel forwards.
-pub fn connections() -> impl Strategy<Value = Connection> {
+/// Any connection that the kernel forwards, by routing or, if there is a bridge, through that.
+pub fn connections(bridge: bool) -> impl Strategy<Value = Connection> {
     let foreign = |tuple: &FiveTuple| [tuple.src, tuple.dst].into_iter().all(is_host);
     let tuples = strategies::tuples().prop_filter("hosts elsewhere", foreign);
-    let links = (0..Link::COUNT as u8, 0..Link::COUNT as u8);
+    let (bridged, routed): (Vec<_>, Vec<_>) = Link::all().partition(|link| link.is_bridged());
+    let pairs = [(bridged[0], bridged[1]), (bridged[1], bridged[0])];
+    let links = prop_oneof![
+        9 => (select(routed.clone()), select(routed)),
+        u32::from(bridge) => select(pairs.to_vec()),
+    ];
     let state = prop_oneof![
         30 => Just(EntryState::Software),
         1 => Just(EntryState::Probing),
@@ -98,10 +104,10 @@ pub fn connections() -> impl Strategy<Value = Connection> {
     (tuples.prop_flat_map(|tuple| (Just(tuple), snat(tuple), dnat(tuple))), rest).prop_map(
         |((tuple, snat, dnat), ((from, to), priority, length, state, refuse_longer))| Connection {
             tuple,
-            snat,
-            dnat,
-            from: Link::nth(from),
-            to: Link::nth(to),
+            snat: snat.filter(|_| !from.is_bridged()),
+            dnat: dnat.filter(|_| !from.is_bridged()),
+            from,
+            to,
             priority,
             length,
             state,
@@ -116,14 +122,50 @@ fn is_host(address: IpAddr) -> bool {
     !is_ours(address) && !mapped
 }
 
-fn target(tuple: FiveTuple) -> impl Strategy<Value = Target> {
-    let address = if tuple.src.is_ipv4() {
+/// A new address and, perhaps, port for one end of a tuple.
+fn target(address: IpAddr, port: u16) -> impl Strategy<Value = Target> {
+    let new = if address.is_ipv4() {
         strategies::unicast4().prop_map(IpAddr::V4).boxed()
     } else {
         strategies::unicast6().prop_map(IpAddr::V6).boxed()
     };
-    let address = address.prop_filter("hosts elsewhere", |address| is_host(*address));
-    (address, prop::option::of(1u16..)).prop_map(|(address, port)| Target { address, port })
+    let new = new.prop_filter("hosts elsewhere", |address| is_host(*address));
+    let ports = prop_oneof![
+        3 => Just(Ports::Kept),
+        3 => (1u16..).prop_map(Ports::Other),
+        1 => Just(Ports::Neutral),
+    ];
+    (new, ports).prop_map(move |(new, ports)| {
+        let port = match ports {
+            Ports::Kept => None,
+            Ports::Other(port) => Some(port),
+            Ports::Neutral => Some(neutral_port(address, port, new)),
+        };
+        Target { address: new, port }
+    })
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ports {
+    Kept,
+    Other(u16),
+    /// One that makes up for the change of the address, so that checksums stay as they are, but for the form of a zero.
+    Neutral,
+}
+
+fn neutral_port(old: IpAddr, port: u16, new: IpAddr) -> u16 {
+    const MODULUS: u32 = 0xffff;
+    let sum = |address: IpAddr| -> u32 {
+        let octets = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        octets.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>() % MODULUS
+    };
+    match (sum(old) + u32::from(port) + MODULUS - sum(new)) % MODULUS {
+        0 => u16::MAX,
+        port => port as u16,
+    }
 }
 
 fn snat(tuple: FiveTuple) -> impl Strategy<Value = Option<SourceNat>> {
@@ -139,7 +181,7 @@ fn snat(tuple: FiveTuple) -> impl Strategy<Value = Option<SourceNat>> {
         4 => Just(None),
         1 => Just(Some(SourceNat::Masquerade)),
         1 => prefix.prop_map(Some),
-        4 => target(tuple).prop_map(|target| Some(SourceNat::Fixed(target))),
+        4 => target(tuple.src, tuple.sport).prop_map(|target| Some(SourceNat::Fixed(target))),
     ]
 }
 
@@ -147,7 +189,7 @@ fn dnat(tuple: FiveTuple) -> impl Strategy<Value = Option<Target>> {
     let own = tuple.dst;
     prop_oneof![
         3 => Just(None),
-        2 => target(tuple).prop_map(Some),
+        2 => target(tuple.dst, tuple.dport).prop_map(Some),
         // Another port of the same host.
         1 => (1u16..).prop_map(move |port| Some(Target { address: own, port: Some(port) })),
     ]
@@ -251,12 +293,26 @@ impl FromStr for Connection {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::packet::checksum;
+    use dataplane::packet::testing::Frame;
+
     use super::*;
 
     proptest! {
         #[test]
-        fn lines_can_be_read_back(connection in connections()) {
+        fn lines_can_be_read_back(connection in connections(true)) {
             prop_assert_eq!(connection.to_string().parse::<Connection>(), Ok(connection));
+        }
+
+        #[test]
+        fn neutral_ports_leave_sums_alone(tuple in strategies::tuples(), new in strategies::tuples()) {
+            prop_assume!(tuple.src.is_ipv4() == new.src.is_ipv4());
+            let translated = FiveTuple { src: new.src, sport: neutral_port(tuple.src, tuple.sport, new.src), ..tuple };
+            let sum = |tuple| match Frame::of(tuple).ip() {
+                packet if tuple.src.is_ipv4() => checksum::fold(checksum::sum(&packet[12..24])),
+                packet => checksum::fold(checksum::sum(&packet[8..44])),
+            };
+            prop_assert_eq!(sum(translated) % 0xffff, sum(tuple) % 0xffff);
         }
     }
 

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::bytes;
+use super::connection::Connection;
 use super::kernel::Opened;
 
 /// The longest frame that is generated, padding included.
@@ -41,6 +42,7 @@ enum Twist {
     Destination(FiveTuple),
     Ports(u16, u16),
     Mac([u8; 6]),
+    SourceMac([u8; 6]),
     Tags(Vec<(u16, u16)>),
     Priority(u8),
     Session(Option<u16>),
@@ -94,6 +96,7 @@ impl Twist {
             Self::Destination(_) => "other destination",
             Self::Ports(..) => "other ports",
             Self::Mac(_) => "other MAC",
+            Self::SourceMac(_) => "other source MAC",
             Self::Tags(_) => "other tags",
             Self::Priority(_) => "other priority",
             Self::Session(_) => "other session",
@@ -134,10 +137,11 @@ impl Packet {
 
     fn through_one(&self, number: usize, opened: &Opened) -> Input {
         let way = usize::from(self.reply);
-        let link = if self.reply { opened.connection.to } else { opened.connection.from };
+        let Connection { from, to, priority, .. } = opened.connection;
+        let (link, to) = if self.reply { (to, from) } else { (from, to) };
         let mut frame = self.base.clone();
         frame.tuple = opened.tuples[way];
-        link.dress(&mut frame, opened.connection.priority);
+        link.dress(&mut frame, to, priority);
         let mut port = link.port();
         for twist in &self.twists {
             if matches!(twist, Twist::OtherPort) {
@@ -198,6 +202,7 @@ fn change(frame: &mut Frame, twist: &Twist, opened: &Opened, way: usize) {
             (frame.tuple.sport, frame.tuple.dport) = (*source, *destination);
         }
         Twist::Mac(mac) => frame.dst_mac = *mac,
+        Twist::SourceMac(mac) => frame.src_mac = *mac,
         Twist::Tags(tags) => frame.tags.clone_from(tags),
         Twist::Priority(priority) => {
             for (_, tci) in &mut frame.tags {
@@ -286,11 +291,13 @@ fn twist() -> impl Strategy<Value = Twist> {
         1 => (0u16..12_000).prop_map(Around::Absolute),
     ];
     let mac = prop_oneof![
+        Just([0; 6]),
         Just([0xff; 6]),
         any::<[u8; 6]>(),
         any::<[u8; 3]>().prop_map(|[a, b, c]| [1, 0, 0x5e, a & 0x7f, b, c]),
         any::<[u8; 4]>().prop_map(|[a, b, c, d]| [0x33, 0x33, a, b, c, d]),
-    ];
+    ]
+    .boxed();
     let tags = prop_oneof![
         strategies::tags(),
         Just(vec![(0x8100, 0)]),
@@ -317,7 +324,8 @@ fn twist() -> impl Strategy<Value = Twist> {
         1 => prop_oneof![strategies::tuples().boxed(), special().boxed()].prop_map(Twist::Source),
         1 => prop_oneof![strategies::tuples().boxed(), special().boxed()].prop_map(Twist::Destination),
         1 => any::<(u16, u16)>().prop_map(|(source, destination)| Twist::Ports(source, destination)),
-        1 => mac.prop_map(Twist::Mac),
+        1 => mac.clone().prop_map(Twist::Mac),
+        1 => mac.prop_map(Twist::SourceMac),
         2 => tags.prop_map(Twist::Tags),
         1 => (0u8..16).prop_map(Twist::Priority),
         1 => any::<Option<u16>>().prop_map(Twist::Session),

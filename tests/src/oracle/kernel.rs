@@ -12,7 +12,7 @@ use dataplane::packet::{Ingress, L2Header, parse, tcp};
 use super::OracleError;
 use super::connection::{Connection, SourceNat, Target};
 use super::links::Link;
-use crate::Namespace;
+use crate::{LabError, Namespace};
 
 /// Longer than any frame that goes in, and than any that can come out.
 const LONGEST: usize = 1 << 16;
@@ -39,6 +39,8 @@ pub struct Opened {
     pub headers: [L2Header; 2],
     /// By which link they leave.
     pub egress: [Link; 2],
+    /// The TTL stays.
+    pub bridged: bool,
 }
 
 /// See the module.
@@ -47,9 +49,14 @@ pub struct KernelGateway {
     namespace: Namespace,
     taps: Vec<(Link, Tap)>,
     buffer: Vec<u8>,
+    /// There is a bridge whose packets conntrack sees. Takes br_netfilter, which not every kernel has.
+    pub has_bridge: bool,
     /// Frames that no packet of ours caused: the kernel's own.
     pub chatter: u64,
 }
+
+/// With which first packets come in.
+const FIRST_TTL: u8 = 64;
 
 /// Sysctls of the namespace, before there is a link. Those of `verify` change from world to world.
 const SETTINGS: [(&str, &str); 17] = [
@@ -90,12 +97,13 @@ impl KernelGateway {
         };
         let taps = Link::all().map(open).collect::<Result<Vec<_>, OracleError>>()?;
         let (mut ip4, mut ip6) = (String::new(), String::new());
-        for link in Link::all() {
+        for link in Link::all().filter(|link| !link.is_bridged()) {
             set_up(link, &mut ip4, &mut ip6);
         }
         namespace.feed("ip -batch -", &ip4)?;
         namespace.feed("ip -6 -batch -", &ip6)?;
-        Ok(Self { namespace, taps, buffer: vec![0; LONGEST], chatter: 0 })
+        let has_bridge = bridge(&namespace).is_ok();
+        Ok(Self { namespace, taps, buffer: vec![0; LONGEST], has_bridge, chatter: 0 })
     }
 
     /// Forgets all connections, loads the ruleset for new ones, and opens them by sending their first packets.
@@ -115,13 +123,14 @@ impl KernelGateway {
     fn open_one(&mut self, connection: &Connection) -> Result<Opened, OracleError> {
         let (syn, syn_ack) =
             if connection.tuple.proto == TCP { (tcp::SYN, tcp::SYN | tcp::ACK) } else { (0, 0) };
-        let there = self.open_way(connection, connection.from, connection.tuple, syn)?;
-        let back = self.open_way(connection, there.link, there.leaves.inverted(), syn_ack)?;
+        let Connection { from, to, tuple, .. } = *connection;
+        let there = self.open_way(connection, (from, to), tuple, syn)?;
+        let back = self.open_way(connection, (there.link, from), there.leaves.inverted(), syn_ack)?;
         if back.leaves != connection.tuple.inverted() {
             return Err(OracleError::NotOpened { connection: connection.to_string(), step: "the way back" });
         }
         if connection.tuple.proto == TCP {
-            self.open_way(connection, connection.from, connection.tuple, tcp::ACK)?;
+            self.open_way(connection, (from, to), tuple, tcp::ACK)?;
         }
         Ok(Opened {
             connection: connection.clone(),
@@ -129,6 +138,7 @@ impl KernelGateway {
             contexts: [there.context, back.context],
             headers: [there.header, back.header],
             egress: [there.link, back.link],
+            bridged: there.ttl == FIRST_TTL,
         })
     }
 
@@ -136,7 +146,7 @@ impl KernelGateway {
     fn open_way(
         &mut self,
         connection: &Connection,
-        link: Link,
+        (link, to): (Link, Link),
         tuple: FiveTuple,
         flags: u8,
     ) -> Result<Way, OracleError> {
@@ -148,16 +158,18 @@ impl KernelGateway {
             tcp::ACK => (1001, 2001),
             _ => (2000, 1001),
         };
-        link.dress(&mut frame, connection.priority);
+        frame.ttl = FIRST_TTL;
+        link.dress(&mut frame, to, connection.priority);
         let frame = frame.build();
         let sent = self.forward(link.port(), &frame)?;
         let [Sent { link: egress, frame: out }] = sent.as_slice() else {
             return Err(failed("a first packet"));
         };
         let headers = parse(out, egress.port()).map_err(|_| failed("parsing what left"))?;
+        let ttl = headers.packet(out).get(if tuple.src.is_ipv4() { 8 } else { 7 }).copied();
         let context = parse(&frame, link.port()).map_err(|_| failed("parsing what came"))?.ingress;
         let header = L2Header::learn(out).ok_or_else(|| failed("learning"))?;
-        Ok(Way { link: *egress, leaves: headers.key.tuple(), context, header })
+        Ok(Way { link: *egress, leaves: headers.key.tuple(), context, header, ttl: ttl.unwrap_or_default() })
     }
 
     /// Sends a frame in by a port and collects what the kernel sends: it forwards within the system call.
@@ -170,7 +182,7 @@ impl KernelGateway {
         let found = Link::of(port, frame);
         let (link, bare) = match &found {
             Some((link, bare)) => (*link, bare.as_slice()),
-            None => (Link::nth(4 * port as u8), frame),
+            None => (Link::plain(port), frame),
         };
         match self.tap(link).write(bare) {
             Ok(_) => self.collect(),
@@ -217,6 +229,7 @@ struct Way {
     leaves: FiveTuple,
     context: Ingress,
     header: L2Header,
+    ttl: u8,
 }
 
 /// What the kernel sends of its own accord: to groups (MLD, IGMP, ND), ARP, and that a reassembly has timed out.
@@ -240,6 +253,24 @@ pub fn is_answer(sent: &Sent) -> bool {
         }
         _ => false,
     }
+}
+
+/// Makes a bridge of the links that are to be its ports, and has it show its packets to conntrack.
+fn bridge(namespace: &Namespace) -> Result<(), LabError> {
+    let mut batch = "link add bridge type bridge mcast_snooping 0\n".to_owned();
+    for link in Link::all().filter(|link| link.is_bridged()) {
+        let (mtu, host) = (link.mtu(), mac(link.neighbour_mac()));
+        let _ = writeln!(batch, "link set {link} mtu {mtu} master bridge up");
+        // Who is where is told, not learned: packets with any source address are sent.
+        let _ = writeln!(batch, "link set {link} type bridge_slave learning off");
+        let _ = writeln!(batch, "link set {link} type bridge_slave flood off");
+        namespace.feed("ip -batch -", &batch)?;
+        batch.clear();
+        namespace.run(&format!("bridge fdb add {host} dev {link} master static"))?;
+    }
+    namespace.run("ip link set bridge up")?;
+    namespace.sysctl("net.bridge.bridge-nf-call-iptables", "1")?;
+    namespace.sysctl("net.bridge.bridge-nf-call-ip6tables", "1")
 }
 
 fn mac(address: [u8; 6]) -> String {

@@ -18,29 +18,41 @@ struct Spec {
     tags: &'static [(u16, u16)],
     pppoe: Option<u16>,
     mtu: u16,
+    bridged: bool,
 }
 
-const SPECS: [Spec; 8] = [
-    Spec { name: "left", port: 0, tags: &[], pppoe: None, mtu: 9000 },
-    Spec { name: "left-vlan", port: 0, tags: &[(ETHER_VLAN, 100)], pppoe: None, mtu: 1500 },
+const SPECS: [Spec; 10] = [
+    Spec { name: "left", port: 0, tags: &[], pppoe: None, mtu: 9000, bridged: false },
+    Spec { name: "left-vlan", port: 0, tags: &[(ETHER_VLAN, 100)], pppoe: None, mtu: 1500, bridged: false },
     Spec {
         name: "left-qinq",
         port: 0,
         tags: &[(ETHER_SERVICE_VLAN, 200), (ETHER_VLAN, 300)],
         pppoe: None,
         mtu: 9000,
+        bridged: false,
     },
-    Spec { name: "left-pppoe", port: 0, tags: &[], pppoe: Some(0x1234), mtu: 1492 },
-    Spec { name: "right", port: 1, tags: &[], pppoe: None, mtu: 9000 },
-    Spec { name: "right-vlan", port: 1, tags: &[(ETHER_VLAN, 4094)], pppoe: None, mtu: 9000 },
+    Spec { name: "left-pppoe", port: 0, tags: &[], pppoe: Some(0x1234), mtu: 1492, bridged: false },
+    Spec { name: "right", port: 1, tags: &[], pppoe: None, mtu: 9000, bridged: false },
+    Spec { name: "right-vlan", port: 1, tags: &[(ETHER_VLAN, 4094)], pppoe: None, mtu: 9000, bridged: false },
     Spec {
         name: "right-qinq",
         port: 1,
         tags: &[(ETHER_VLAN, 100), (ETHER_VLAN, 100)],
         pppoe: None,
         mtu: 1500,
+        bridged: false,
     },
-    Spec { name: "right-pppoe", port: 1, tags: &[(ETHER_VLAN, 7)], pppoe: Some(0xffff), mtu: 1280 },
+    Spec {
+        name: "right-pppoe",
+        port: 1,
+        tags: &[(ETHER_VLAN, 7)],
+        pppoe: Some(0xffff),
+        mtu: 1280,
+        bridged: false,
+    },
+    Spec { name: "left-bridge", port: 0, tags: &[(ETHER_VLAN, 50)], pppoe: None, mtu: 1500, bridged: true },
+    Spec { name: "right-bridge", port: 1, tags: &[(ETHER_VLAN, 51)], pppoe: None, mtu: 1500, bridged: true },
 ];
 
 /// A link: an interface of the kernel's gateway, and on Flyover's side a port and what its frames are wrapped in.
@@ -51,9 +63,9 @@ impl Link {
     /// How many there are.
     pub const COUNT: usize = SPECS.len();
 
-    /// The link of a number below [`Self::COUNT`]; larger ones wrap.
-    pub const fn nth(number: u8) -> Self {
-        Self(number % Self::COUNT as u8)
+    /// The link of a port whose frames are not wrapped in anything.
+    pub fn plain(port: u16) -> Self {
+        Self::all().find(|link| link.port() == port && link.spec().tags.is_empty()).unwrap_or(Self(0))
     }
 
     /// All of them.
@@ -85,12 +97,17 @@ impl Link {
         self.spec().mtu
     }
 
+    /// Whether it is a port of the gateway's bridge.
+    pub fn is_bridged(self) -> bool {
+        self.spec().bridged
+    }
+
     /// The gateway's MAC address, which is that of the port.
     pub fn mac(self) -> [u8; 6] {
         [2, 0, 0, 0, 0, 0x0a + self.spec().port as u8]
     }
 
-    /// The MAC address of the next hop.
+    /// The MAC address of the next hop, or of the host behind a bridge's port.
     pub fn neighbour_mac(self) -> [u8; 6] {
         [2, 0, 0, 0, 1, self.0]
     }
@@ -110,9 +127,9 @@ impl Link {
         Ipv6Addr::new(0x2001, 0xdb8, 0x99, u16::from(self.0), 0, 0, 0, 1)
     }
 
-    /// Puts a frame onto this link, towards the gateway. `priority` is PCP and DEI of its outer tag.
-    pub fn dress(self, frame: &mut Frame, priority: u8) {
-        frame.dst_mac = self.mac();
+    /// Puts a frame onto this link, towards the gateway, or through its bridge to whoever is on `to`. `priority` is PCP and DEI of its outer tag.
+    pub fn dress(self, frame: &mut Frame, to: Self, priority: u8) {
+        frame.dst_mac = if self.is_bridged() { to.neighbour_mac() } else { self.mac() };
         frame.src_mac = self.neighbour_mac();
         frame.tags = self.spec().tags.to_vec();
         if let Some((_, tci)) = frame.tags.first_mut() {
@@ -220,11 +237,11 @@ mod tests {
             for (src, dst) in [("10.0.0.1:1", "10.0.0.2:2"), ("[2001:db8::1]:1", "[2001:db8::2]:2")] {
                 let plain = Frame::udp(src, dst).payload(b"payload");
                 let mut dressed = plain.clone();
-                link.dress(&mut dressed, 0);
+                link.dress(&mut dressed, link, 0);
                 let expected = Frame { dst_mac: dressed.dst_mac, src_mac: dressed.src_mac, ..plain };
                 assert_eq!(link.wrap(&expected.build()), Some(dressed.build()), "{link}");
                 assert_eq!(Link::of(link.port(), &dressed.build()), Some((link, expected.build())), "{link}");
-                link.dress(&mut dressed, 15);
+                link.dress(&mut dressed, link, 15);
                 assert_eq!(Link::of(link.port(), &dressed.build()), Some((link, expected.build())), "{link}");
             }
         }
@@ -234,7 +251,7 @@ mod tests {
     fn padding_of_a_session_stays_outside() {
         let link: Link = "left-pppoe".parse().expect("a link");
         let mut frame = Frame::udp("10.0.0.1:1", "10.0.0.2:2");
-        link.dress(&mut frame, 0);
+        link.dress(&mut frame, link, 0);
         let bare = link.unwrap(&frame.build());
         frame.padding = vec![1; 20];
         assert_eq!(link.unwrap(&frame.build()), bare);

@@ -1,5 +1,6 @@
 //! Flyover's fast path: the worker's own code, fed by hand through net_ring ports.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -12,11 +13,11 @@ use dataplane::flow::{
 };
 use dataplane::packet::{DropReason, PuntReason};
 use dataplane::punt::{LocalAddresses, PuntClass, PuntRings};
-use dataplane::worker::{Activity, BURST, IdlePolicy, Worker, WorkerLink, WorkerPort};
+use dataplane::worker::{Activity, BURST, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::OracleError;
 use super::kernel::Opened;
-use super::links::PORTS;
+use super::links::{Link, PORTS};
 
 /// Room for the longest frame that is generated.
 pub const DATA_ROOM: u16 = 16 << 10;
@@ -24,7 +25,7 @@ const BUFFERS: u32 = 2047;
 const CONNECTIONS: usize = 4096;
 
 /// What the fast path did with a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// It left by a port.
     Flew {
@@ -128,6 +129,12 @@ impl FastPath {
             feeds.push(feed);
             sinks.push(sink);
         }
+        let local = LocalAddresses::default();
+        let addresses = |link: Link| [IpAddr::V4(link.address4()), IpAddr::V6(link.address6())];
+        local.set(Link::all().flat_map(addresses));
+        let flags = PortFlags::default();
+        let bridged = connections.iter().any(|opened| opened.bridged);
+        (0..PORTS).for_each(|port| flags.set_bridged(port, bridged));
         let rings = PuntRings::new(4 * BURST, 4 * BURST);
         let counters = Arc::new(WorkerCounters::default());
         let link = WorkerLink {
@@ -136,8 +143,8 @@ impl FastPath {
             contexts,
             rings: Arc::clone(&rings),
             from_kernel: Arc::new(ArrayQueue::new(1)),
-            local: Arc::new(LocalAddresses::default()),
-            flags: Arc::default(),
+            local: Arc::new(local),
+            flags: Arc::new(flags),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),
@@ -250,7 +257,8 @@ impl Writers {
                 dscp: None,
             };
             let adjacency = self.adjacencies.acquire(&egress_record).ok()?;
-            let flags = if opened.connection.refuse_longer { flags::REFUSE_LONGER } else { 0 };
+            let longer = if opened.connection.refuse_longer { flags::REFUSE_LONGER } else { 0 };
+            let flags = longer | if opened.bridged { flags::BRIDGED } else { 0 };
             self.table.set_forwarding(slot, context, adjacency, flags);
             self.table.set_proved_length(slot, opened.connection.length.min(egress.mtu()));
             table.entry(slot).set_state(opened.connection.state);

@@ -1,6 +1,7 @@
 //! A set of connections in both gateways, and packets through them.
 
 use dataplane::flow::EntryState;
+use dataplane::packet::{DropReason, PuntReason};
 use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -9,6 +10,7 @@ use super::compare::{Finding, Mismatch, compare};
 use super::connection::{Connection, connections as any_connection};
 use super::frames::{Input, Packet, packets};
 use super::kernel::{KernelGateway, Opened};
+use super::links::PORTS;
 use super::plane::{FastPath, Outcome, Ports};
 use super::{Case, Event, OracleError, Report};
 
@@ -20,9 +22,9 @@ const BURST: usize = 64;
 /// Steps in which a mismatch is made smaller.
 const SHRINKING: usize = 2000;
 
-/// A set of connections with different tuples.
-pub(super) fn connections(runner: &mut TestRunner) -> Vec<Connection> {
-    let strategy = vec(any_connection(), CONNECTIONS);
+/// A set of connections.
+pub(super) fn connections(runner: &mut TestRunner, bridge: bool) -> Vec<Connection> {
+    let strategy = vec(any_connection(bridge), CONNECTIONS);
     strategy.new_tree(runner).map(|tree| tree.current()).unwrap_or_default()
 }
 
@@ -34,11 +36,37 @@ pub(super) struct World<'a> {
     verify: bool,
 }
 
-/// A packet that has flown: what came in, and what left by which port.
-struct Flown {
-    input: Input,
-    egress: u16,
+/// A packet that leaves no trace in a flow, and what became of it.
+struct Seen {
+    port: u16,
     frame: Vec<u8>,
+    outcome: Outcome,
+}
+
+/// Reasons of punts that change nothing, and have no budget.
+const TRACELESS: [PuntReason; 7] = [
+    PuntReason::NoFlow,
+    PuntReason::IngressContext,
+    PuntReason::Ttl,
+    PuntReason::Fragment,
+    PuntReason::IpOptions,
+    PuntReason::ExtensionHeader,
+    PuntReason::Malformed,
+];
+
+impl Seen {
+    fn new(input: &Input, finding: &Finding, connection: &Connection) -> Option<Self> {
+        let outcome = match finding {
+            Finding::Equal { egress, frame } => Outcome::Flew { port: egress.port(), frame: frame.clone() },
+            Finding::Punted { reason, .. } if TRACELESS.contains(reason) => {
+                Outcome::Punted { reason: *reason, frame: input.frame.clone() }
+            }
+            Finding::Dropped(DropReason::BadIpHeader) => Outcome::Dropped(DropReason::BadIpHeader),
+            _ => return None,
+        };
+        let traceless = connection.state == EntryState::Software;
+        traceless.then(|| Self { port: input.port, frame: input.frame.clone(), outcome })
+    }
 }
 
 impl<'a> World<'a> {
@@ -68,21 +96,18 @@ impl<'a> World<'a> {
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), OracleError> {
         let strategy = packets();
-        let mut flown = Vec::with_capacity(BURST);
+        let mut together = Vec::with_capacity(BURST);
         for _ in 0..PACKETS.min(total.saturating_sub(report.packets)) {
             let Ok(mut tree) = strategy.new_tree(runner) else { continue };
             let input = tree.current().through(&self.opened);
             let finding = self.compare(&input)?;
             let connection = &self.opened[input.connection].connection;
             report.count(connection, &input, &finding);
-            if let (Finding::Equal { egress, frame }, EntryState::Software) = (&finding, connection.state) {
-                let (input, egress, frame) = (input.clone(), egress.port(), frame.clone());
-                flown.push(Flown { input, egress, frame });
-            }
+            together.extend(Seen::new(&input, &finding, connection));
             // Bursts of every length.
-            if flown.len() > report.packets as usize % BURST {
-                self.burst(&flown, report, tell)?;
-                flown.clear();
+            if together.len() > report.packets as usize % BURST {
+                self.burst(&together, report, tell)?;
+                together.clear();
             }
             if matches!(finding, Finding::Mismatch(_)) {
                 let (input, mismatch) = self.shrink(&mut tree, input, finding)?;
@@ -95,27 +120,30 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Sends packets that have flown one by one again, all at once: the same must leave in the same order.
+    /// Sends packets once more, all at once: the same must become of each, and those that fly leave in order.
     fn burst(
         &mut self,
-        flown: &[Flown],
+        together: &[Seen],
         report: &mut Report,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), OracleError> {
-        let frames = flown.iter().map(|flown| (flown.input.port, flown.input.frame.as_slice()));
-        let outcomes = self.fast.forward(frames)?;
-        // A worker takes its ports in turn, and what leaves is read by port.
-        let mut expected: Vec<&Flown> = flown.iter().collect();
-        expected.sort_by_key(|flown| (flown.egress, flown.input.port));
-        let same = |(flown, outcome): (&&Flown, &Outcome)| {
-            matches!(outcome, Outcome::Flew { port, frame }
-            if *port == flown.egress && *frame == flown.frame)
-        };
-        match expected.iter().zip(&outcomes).find(|pair| !same(*pair)) {
-            None => report.in_bursts += flown.len() as u64,
-            Some((flown, outcome)) => {
+        let frames = together.iter().map(|seen| (seen.port, seen.frame.as_slice()));
+        let found = in_order(self.fast.forward(frames)?);
+        // A worker takes its ports in turn.
+        let by_port =
+            (0..PORTS as u16).flat_map(|port| together.iter().filter(move |seen| seen.port == port));
+        let mut expected: Vec<Outcome> = by_port.map(|seen| seen.outcome.clone()).collect();
+        // What leaves is read by port.
+        expected.sort_by_key(|outcome| match outcome {
+            Outcome::Flew { port, .. } => *port,
+            _ => u16::MAX,
+        });
+        let expected = in_order(expected);
+        match expected.iter().zip(&found).find(|(expected, found)| expected != found) {
+            None => report.in_bursts += together.len() as u64,
+            Some((expected, found)) => {
                 report.mismatches += 1;
-                tell(Event::Burst(&self.case(&flown.input), outcome));
+                tell(Event::Burst { expected, found });
             }
         }
         Ok(())
@@ -151,4 +179,13 @@ impl<'a> World<'a> {
         let connection = self.opened[input.connection].connection.clone();
         Case { connection, verify: self.verify, port: input.port, frame: input.frame.clone() }
     }
+}
+
+/// What flew, as it was, and then the rest, sorted: punts of a burst overtake each other.
+fn in_order(outcomes: Vec<Outcome>) -> Vec<Outcome> {
+    let (mut all, mut rest): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().partition(|outcome| matches!(outcome, Outcome::Flew { .. }));
+    rest.sort();
+    all.append(&mut rest);
+    all
 }

@@ -14,7 +14,7 @@ use lab::oracle::{Case, Effort, Event, Oracle, OracleError};
 #[command(name = "oracle")]
 struct Arguments {
     /// Packets to send
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 300_000)]
     packets: u64,
     /// Seconds after which to end, if the packets have not been sent by then
     #[arg(long)]
@@ -58,7 +58,9 @@ fn run(arguments: &Arguments) -> Result<bool, OracleError> {
             println!("{:>5} s: {packets} packets, {mismatches} mismatches", started.elapsed().as_secs());
         }
         Event::Mismatch(case, mismatch) => println!("\nmismatch: {case}\n{mismatch}"),
-        Event::Burst(case, outcome) => println!("\nmismatch in a burst: {case}\n{outcome:?}"),
+        Event::Burst { expected, found } => {
+            println!("\nmismatch in a burst: alone {expected:?}\nin the burst {found:?}");
+        }
     })?;
     println!();
     report.print(started.elapsed());
