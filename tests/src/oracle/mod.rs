@@ -134,9 +134,9 @@ impl Oracle {
         while !over(&report) {
             let mut runner = runner(effort.seed, report.worlds);
             // Every other world shows what the checksums of packets with a bad one become.
-            let verify = report.worlds % 2 == 0;
+            let verify = report.worlds.is_multiple_of(2);
             // A port that is in a bridge drops less.
-            let bridge = self.kernel.has_bridge && report.worlds % 3 == 0;
+            let bridge = self.kernel.has_bridge && report.worlds.is_multiple_of(3);
             let connections = world::connections(&mut runner, bridge);
             let mut world = World::open(&mut self.kernel, &self.ports, &connections, verify)?;
             world.run(&mut runner, &mut report, effort.packets, tell)?;
