@@ -189,3 +189,23 @@ impl fmt::Display for Report {
         row(f, "mismatches", self.mismatches)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_run_that_reached_nothing_says_so() {
+        let mut report = Report::new(true);
+        report.packets = ENOUGH - 1;
+        assert!(report.missing().is_empty());
+        report.packets = ENOUGH;
+        let missing = report.missing().join("\n");
+        for part in
+            ["for martian", "for closing", "bad_ip_header", "implausible", "kinds of NAT", "right-bridge"]
+        {
+            assert!(missing.contains(part), "{part} in {missing}");
+        }
+        assert!(!missing.contains("segmented"));
+    }
+}
