@@ -232,12 +232,13 @@ struct Way {
     ttl: u8,
 }
 
-/// What the kernel sends of its own accord: to groups (MLD, IGMP, ND), ARP, and that a reassembly has timed out.
+/// What the kernel sends of its own accord: to groups (MLD, IGMP, ND), ARP, and seconds after what it is about: that a
+/// reassembly has timed out, or that no neighbour answers (next hops here are permanent; the packet went elsewhere).
 fn is_chatter(bare: &[u8]) -> bool {
     let group = bare.first().is_none_or(|byte| byte & 1 != 0);
     let late = match be16(bare, 12) {
-        Some(ETHER_IPV4) => bare.get(23) == Some(&1) && bare.get(34..36) == Some(&[11, 1]),
-        Some(ETHER_IPV6) => bare.get(20) == Some(&58) && bare.get(54..56) == Some(&[3, 1]),
+        Some(ETHER_IPV4) => bare.get(23) == Some(&1) && matches!(bare.get(34..36), Some([11, 1] | [3, 1])),
+        Some(ETHER_IPV6) => bare.get(20) == Some(&58) && matches!(bare.get(54..56), Some([3, 1] | [1, 3])),
         kind => kind == Some(ETHER_ARP),
     };
     group || late
