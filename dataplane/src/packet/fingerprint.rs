@@ -259,7 +259,11 @@ mod tests {
         ) {
             let snapshot = snapshot(&frame);
             let mut packet = forwarded(&frame, &to);
-            packet[at.index(usize::from(snapshot.len))] ^= change;
+            let (place, before) = (at.index(usize::from(snapshot.len)), packet.clone());
+            packet[place] ^= change;
+            // A hop limit that nobody lowered is a bridge's, and IPv6 has no header checksum that would then be wrong.
+            let bridged = to.src.is_ipv6() && place == 7 && packet[place] == before[place].wrapping_add(1);
+            prop_assume!(!bridged);
             let verdict = snapshot.matches(&packet, &key(&to));
             prop_assert!(!matches!(verdict, Verdict::Equal { .. }), "{:?}", verdict);
         }
