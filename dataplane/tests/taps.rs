@@ -12,8 +12,14 @@ use std::time::Duration;
 use common::{Netns, interfaces, wait_for};
 use dataplane::dpdk::{Tap, TapError, TapOptions};
 
-const SINGLE: TapOptions = TapOptions { multi_queue: false };
-const MULTI: TapOptions = TapOptions { multi_queue: true };
+const SINGLE: TapOptions = TapOptions { multi_queue: false, kept: false };
+const MULTI: TapOptions = TapOptions { multi_queue: true, kept: false };
+
+/// Another test's child process may share the last descriptors until it becomes its program.
+fn gone(ns: &Netns) {
+    let gone = || (!ns.run(interfaces).contains(&"wan0".to_owned())).then_some(());
+    wait_for(Duration::from_secs(5), gone).expect("the interface to go with its descriptors");
+}
 
 #[test]
 fn errors_tell_what_to_do() {
@@ -98,7 +104,7 @@ fn a_twin_keeps_its_addresses_across_a_restart() {
     assert!(state("route show").contains("198.51.100.0/24 via 192.0.2.2"));
     twin.set_persistent(false).expect("no longer");
     drop(twin);
-    assert!(!ns.run(interfaces).contains(&"wan0".to_owned()));
+    gone(&ns);
 }
 
 #[test]
@@ -162,4 +168,53 @@ fn a_single_queue_is_all_there_is() {
     let ns = Netns::new();
     let twin = ns.run(|| Tap::open("wan0", SINGLE)).expect("opens");
     assert!(matches!(ns.run(|| twin.open_queue()), Err(TapError::TooManyQueues(_))));
+}
+
+#[test]
+fn a_keeper_holds_the_neighbours_and_takes_no_frames() {
+    if !common::privileged("a_keeper_holds_the_neighbours_and_takes_no_frames") {
+        return;
+    }
+    const KEPT: TapOptions = TapOptions { multi_queue: true, kept: true };
+    let ns = Netns::new();
+    let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens");
+    twin.set_persistent(true).expect("persists");
+    ns.ip("addr add 192.0.2.1/24 dev wan0");
+    ns.ip("link set wan0 up");
+    let neighbour = || ns.ip("neigh show dev wan0");
+    let learn = || ns.ip("neigh replace 192.0.2.2 dev wan0 lladdr 02:00:00:00:00:02 nud reachable");
+    learn();
+    drop(twin);
+    assert_eq!(neighbour(), "", "without a keeper they are forgotten");
+
+    let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens again");
+    let keeper = ns.run(|| twin.keeper()).expect("a keeper");
+    assert_eq!((keeper.interface(), keeper.stored_name().as_str()), ("wan0", "twin-wan0"));
+    learn();
+    drop(twin);
+    assert!(neighbour().contains("02:00:00:00:00:02"));
+    let stranger = ns.run(|| Tap::open("wan0", MULTI)).expect_err("somebody has it open");
+    assert!(matches!(stranger, TapError::Busy(_)), "{stranger}");
+
+    let twin = ns.run(|| Tap::open("wan0", KEPT)).expect("opens beside its keeper");
+    let second = ns.run(|| Tap::open("wan0", KEPT)).expect_err("is open");
+    assert!(matches!(second, TapError::Busy(_)), "{second}");
+    // However the kernel spreads flows over queues, all come to the only one that is attached.
+    let sender = ns.run(|| UdpSocket::bind("192.0.2.1:0")).expect("socket");
+    for port in 1..=32_u16 {
+        sender.send_to(b"x", ("192.0.2.2", port)).expect("sent");
+    }
+    let mut frame = [0; 2048];
+    let mut seen = 0;
+    wait_for(Duration::from_secs(5), || {
+        while let Ok(len) = twin.read(&mut frame) {
+            // Among other things the kernel says of itself: IPv4, UDP.
+            seen += usize::from(len > 42 && frame[12..14] == [8, 0] && frame[23] == 17);
+        }
+        (seen == 32).then_some(())
+    })
+    .expect("all of them");
+    twin.set_persistent(false).expect("no longer");
+    drop((twin, keeper));
+    gone(&ns);
 }

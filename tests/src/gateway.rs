@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::process::{Process, mortal};
+use crate::service::ServiceManager;
 use crate::status::{Flow, Status, parse_flows};
 use crate::{LabError, Namespace, Result, wait};
 
@@ -37,6 +38,7 @@ pub struct Gateway {
     directory: PathBuf,
     binary: PathBuf,
     process: Option<Process>,
+    service: Option<ServiceManager>,
 }
 
 impl Gateway {
@@ -50,6 +52,7 @@ impl Gateway {
             directory: directory.to_owned(),
             binary: binary()?.to_owned(),
             process: None,
+            service: None,
         };
         let config = configuration(ports, &gateway.socket(), extra);
         let path = gateway.config();
@@ -72,7 +75,13 @@ impl Gateway {
     /// # Errors
     /// When it ends or is not ready within 30 s, with what it wrote to standard error.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = mortal(&self.binary);
+        let (mut command, _passed) = match &mut self.service {
+            Some(service) => {
+                service.hear()?;
+                service.command(&self.binary)?
+            }
+            None => (mortal(&self.binary), Vec::new()),
+        };
         command.arg("run").arg("-c").arg(self.config());
         command.env("RUST_BACKTRACE", "1");
         self.process = Some(self.namespace.start("flyover", command, &self.directory)?);
@@ -87,6 +96,25 @@ impl Gateway {
             Ok(Err(status)) => Err(self.failure(&status.to_string())),
             Err(timeout) => Err(self.failure(&timeout.to_string())),
         }
+    }
+
+    /// From the next start on, a service manager is told, and holds descriptors.
+    ///
+    /// # Errors
+    /// When its socket can't be made.
+    pub fn serve(&mut self) -> Result<()> {
+        self.service = Some(ServiceManager::listen(&self.directory)?);
+        Ok(())
+    }
+
+    /// The service manager, with what it has heard by now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn service(&mut self) -> Result<&ServiceManager> {
+        let service = self.service.as_mut().ok_or(LabError::Missing("a service manager".to_owned()))?;
+        service.hear()?;
+        Ok(service)
     }
 
     /// Stops with SIGTERM and waits for the end.

@@ -22,6 +22,7 @@ pub mod process;
 pub mod raw;
 pub mod raw6;
 pub mod rules;
+pub mod service;
 pub mod status;
 pub mod tcp;
 pub mod topology;

@@ -123,3 +123,55 @@ fn clean_stop_and_restart() -> Result<()> {
     assert_eq!(conntrack::find(lab.gateway(), "tcp", pair.source_port())?.map(|entry| entry.id), id);
     pair.finish()
 }
+
+/// The kernel watches over the neighbours behind which packets fly. They outlive the process where a service manager
+/// holds the twins' descriptors, and are lost with the last descriptor where none does.
+#[test]
+fn neighbours_outlive_a_process_whose_descriptors_are_stored() -> Result<()> {
+    let _turn = turn::take();
+    let mut lab = Lab::builder(Plane::under_test()).rules(HOME_ROUTER).build()?;
+    if lab.flyover().is_none() {
+        return Ok(());
+    }
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    let gateway = lab.gateway().clone();
+    let neighbour = || gateway.run("ip neigh show 192.168.1.10 dev lan0");
+    let watched = || {
+        wait::until_true(wait::PATIENCE, "the neighbour to be managed", || {
+            neighbour().is_ok_and(|line| line.contains("managed") && line.contains("lladdr"))
+        })
+    };
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
+    watched()?;
+    fn flyover(lab: &mut Lab) -> &mut lab::Gateway {
+        lab.flyover_mut().expect("Flyover forwards")
+    }
+    flyover(&mut lab).stop()?;
+    assert_eq!(neighbour()?, "", "with the last descriptor the neighbours go");
+
+    flyover(&mut lab).serve()?;
+    lab.restart()?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(2))?;
+    watched()?;
+    assert_eq!(flyover(&mut lab).service()?.stored(), ["twin-lan0", "twin-wan0"]);
+    flyover(&mut lab).kill()?;
+    assert!(neighbour()?.contains("lladdr"), "{}", neighbour()?);
+    // Not `lab.restart()`: its hosts would be heard of anew.
+    flyover(&mut lab).start()?;
+    assert!(neighbour()?.contains("lladdr"), "{}", neighbour()?);
+    let told = flyover(&mut lab).service()?.told().iter().filter(|line| *line == "READY=1").count();
+    assert_eq!(told, 2);
+    assert_eq!(flyover(&mut lab).service()?.stored().len(), 2);
+    lab.plug_hosts()?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(3))?;
+    watched()?;
+
+    flyover(&mut lab).stop()?;
+    let left = neighbour()?;
+    assert!(left.contains("lladdr") && !left.contains("managed"), "an ordinary one again: {left}");
+    flyover(&mut lab).start()?;
+    lab.plug_hosts()?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(4))?;
+    pair.finish()
+}

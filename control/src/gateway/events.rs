@@ -16,6 +16,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use super::error::GatewayError;
+use super::kept::{Kept, Wish};
+use super::service::{self, Keepers};
 use super::settle::{Later, Settling};
 use super::state::{State, policy};
 use super::threads::Threads;
@@ -26,6 +28,7 @@ use crate::netlink::conntrack::{
     ConntrackMessage, DumpFilter, EntryUpdate, EventGroups, EventSocket, RECEIVE_BUFFER, Request,
     RequestSocket, TcpFlagsUpdate, Zones,
 };
+use crate::netlink::neighbour::Neighbours;
 use crate::netlink::watch::{Change, InitialState, Watcher};
 use crate::netlink::{NetlinkError, sysctl};
 use crate::tracker::{Action, Source};
@@ -45,13 +48,6 @@ const CARRIER_EVERY: u64 = 200;
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> GatewayError {
     move |source| GatewayError::Loop { what, source }
-}
-
-/// Tells the service manager, if one waits for it.
-fn tell_systemd(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "the service manager could not be told");
-    }
 }
 
 /// Wakes the loop from the punt thread.
@@ -85,6 +81,7 @@ pub(super) struct Kernel {
     requests: RequestSocket,
     watcher: Watcher,
     initial: InitialState,
+    neighbours: Neighbours,
     /// Questions that are not answered yet, by sequence number.
     asked: HashMap<u32, (FiveTuple, Zones)>,
     /// `nf_conntrack_events` as it was found.
@@ -100,7 +97,8 @@ impl Kernel {
         let groups = EventGroups { new: false, update: true, destroy: true };
         let events = EventSocket::open(groups, Some(requests.port()), RECEIVE_BUFFER)?;
         let (watcher, initial) = Watcher::open()?;
-        Ok(Self { events, requests, watcher, initial, asked: HashMap::new(), found })
+        let neighbours = Neighbours::open()?;
+        Ok(Self { events, requests, watcher, initial, neighbours, asked: HashMap::new(), found })
     }
 }
 
@@ -129,6 +127,8 @@ pub(super) struct Gateway {
     /// Something was lost while a dump was under way: another one is to follow.
     dump_again: bool,
     carrier_due: u64,
+    kept: Kept,
+    _keepers: Keepers,
     _pool: Mempool,
     _eal: Eal,
 }
@@ -143,6 +143,7 @@ impl Gateway {
         mut kernel: Kernel,
         mut api: api::Server,
         waker: Waker,
+        keepers: Keepers,
         pool: Mempool,
         eal: Eal,
     ) -> Result<Self, GatewayError> {
@@ -169,6 +170,8 @@ impl Gateway {
             more: false,
             dump_again: false,
             carrier_due: 0,
+            kept: Kept::default(),
+            _keepers: keepers,
             _pool: pool,
             _eal: eal,
         })
@@ -195,13 +198,17 @@ impl Gateway {
                 self.carrier_due = now + CARRIER_EVERY;
                 self.state.follow_carriers();
             }
+            if self.kept.is_due(now) {
+                self.keep_neighbours(now);
+            }
             self.act()?;
             self.settling.advance();
             self.state.plane.reclaim();
             for event in &events {
                 match event.token() {
                     SIGNALS if self.signalled() => {
-                        tell_systemd(sd_notify::NotifyState::Stopping);
+                        service::tell(sd_notify::NotifyState::Stopping);
+                        self.release_neighbours();
                         return Ok(());
                     }
                     token if self.api.tokens().contains(&token.0) => {
@@ -228,6 +235,8 @@ impl Gateway {
     /// Takes in what is there already.
     fn begin(&mut self) -> Result<(), GatewayError> {
         let initial = std::mem::take(&mut self.kernel.initial);
+        let kept = initial.neighbours.iter().filter(|neighbour| neighbour.kept);
+        self.kept.begin(self.state.clock.millis(), kept.map(|n| (n.ifindex, n.address)));
         self.state.begin(&initial);
         self.dump()
     }
@@ -243,6 +252,31 @@ impl Gateway {
         self.state.conntrack.resyncs += 1;
         self.kernel.requests.send(&Request::Dump(DumpFilter::default()))?;
         Ok(())
+    }
+
+    /// The kernel is to watch over the neighbours behind which packets fly.
+    fn keep_neighbours(&mut self, now: u64) {
+        let flown_to = self.state.plane.next_hops();
+        for wish in self.kept.review(now, &flown_to, &self.state.neighbours) {
+            let outcome = match wish {
+                Wish::Keep((ifindex, address)) => self.kernel.neighbours.keep(ifindex, address),
+                Wish::Release((ifindex, address)) => self.kernel.neighbours.release(ifindex, address),
+            };
+            if let Err(error) = outcome {
+                let (Wish::Keep(place) | Wish::Release(place)) = wish;
+                self.kept.refused(place);
+                tracing::debug!(%error, "a neighbour is not watched over");
+            }
+        }
+    }
+
+    /// Leaves neighbours as they would be without a gateway.
+    fn release_neighbours(&mut self) {
+        for (ifindex, address) in self.kept.take() {
+            if let Err(error) = self.kernel.neighbours.release(ifindex, address) {
+                tracing::warn!(%error, "a neighbour stays managed");
+            }
+        }
     }
 
     fn hear_changes(&mut self) -> Result<(), GatewayError> {
@@ -296,7 +330,7 @@ impl Gateway {
                     tracker.dump_finished(plane);
                     if !state.ready {
                         state.ready = true;
-                        tell_systemd(sd_notify::NotifyState::Ready);
+                        service::tell(sd_notify::NotifyState::Ready);
                     }
                 }
                 // The table changed under the dump in a way that may hide entries.

@@ -2,9 +2,11 @@
 
 mod error;
 mod events;
+mod kept;
 mod plane;
 mod ports;
 mod report;
+mod service;
 mod settle;
 mod start;
 mod state;

@@ -1,5 +1,6 @@
 //! The tracker's view of the real flow table.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,6 +31,11 @@ impl FlowPlane {
         self.writer.reclaim();
         self.adjacencies.reclaim();
         self.contexts.reclaim();
+    }
+
+    /// The MAC addresses to which flows send.
+    pub(super) fn next_hops(&self) -> HashSet<[u8; 6]> {
+        self.adjacencies.iter().filter_map(|egress| egress.header.first_chunk().copied()).collect()
     }
 
     fn entry(&self, flow: FlowRef) -> Option<Entry<'_>> {

@@ -19,6 +19,7 @@ use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::plane::FlowPlane;
 use super::ports::GatewayPort;
+use super::service::Keepers;
 use super::settle::Settling;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
@@ -57,7 +58,8 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let workers = config.workers.cores.len();
 
     let pool = packet_pool(config, workers)?;
-    let (ports, taps, queues) = ports(config, workers, &pool)?;
+    let mut keepers = Keepers::inherited();
+    let (ports, taps, queues) = ports(config, workers, &pool, &keepers)?;
 
     let capacity = config.flows.capacity as usize;
     let table_error = |source| GatewayError::Table { capacity, source };
@@ -138,6 +140,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     for port in &ports {
         port.twin.set_persistent(true).map_err(setting(&port.config.name, "made to last"))?;
     }
+    hold(&ports, &mut keepers);
     let threads = Threads::start(threads, punt, stop)?;
     let state = State {
         config: config.clone(),
@@ -156,7 +159,27 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         conntrack: ConntrackTotals::default(),
         ready: false,
     };
-    Gateway::new(threads, state, settling, observations, kernel, api, waker, pool, eal)
+    Gateway::new(threads, state, settling, observations, kernel, api, waker, keepers, pool, eal)
+}
+
+/// Has the service manager hold the twins over a restart, and no others.
+fn hold(ports: &[GatewayPort], keepers: &mut Keepers) {
+    let names: Vec<&str> = ports.iter().map(|port| port.config.name.as_str()).collect();
+    keepers.retain(&names);
+    if !Keepers::are_wanted() {
+        return;
+    }
+    for port in ports {
+        if keepers.has(&port.config.name) {
+            continue;
+        }
+        match port.twin.keeper() {
+            Ok(keeper) => keepers.store(keeper),
+            Err(error) => {
+                tracing::warn!(port = port.config.name, %error, "its neighbours won't outlive a restart");
+            }
+        }
+    }
 }
 
 /// An error of a setting of a twin.
@@ -215,11 +238,11 @@ fn packet_pool(config: &Config, workers: usize) -> Result<Mempool, GatewayError>
 type Ports = (Vec<GatewayPort>, Vec<Arc<Tap>>, Vec<Vec<WorkerPort>>);
 
 /// Ports with their twins, the twins for the punt thread, and the queues by worker.
-fn ports(config: &Config, workers: usize, pool: &Mempool) -> Result<Ports, GatewayError> {
+fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> Result<Ports, GatewayError> {
     let (mut ports, mut taps) = (Vec::new(), Vec::new());
     let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
     for port_config in &config.ports {
-        let (port, rx, tx) = port(port_config, workers, pool)?;
+        let (port, rx, tx) = port(port_config, workers, pool, keepers.has(&port_config.name))?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
             worker.push(WorkerPort { rx: rx.next(), tx });
@@ -234,12 +257,13 @@ fn port(
     config: &PortConfig,
     workers: usize,
     pool: &Mempool,
+    kept: bool,
 ) -> Result<(GatewayPort, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
     let device = config.device.to_string();
     let name = &config.name;
     let port_error = |source| GatewayError::Port { name: name.clone(), device: device.clone(), source };
 
-    let twin = Tap::open(name, TapOptions { multi_queue: true })
+    let twin = Tap::open(name, TapOptions { multi_queue: true, kept })
         .map_err(|source| GatewayError::Twin { name: name.clone(), source })?;
     let netns = config.netns.as_deref().map(|name| Path::new("/run/netns").join(name));
     let port = Port::attach(&device, netns.as_deref()).map_err(port_error)?;

@@ -123,6 +123,9 @@ impl State {
     }
 
     fn link_changed(&mut self, link: &Link, deleted: bool) -> Option<Changed> {
+        if deleted {
+            self.neighbours.retain(|(ifindex, _), _| *ifindex != link.ifindex);
+        }
         let Some(index) = self.ports.iter().position(|port| port.ifindex == link.ifindex) else {
             // Bridges, VLANs, bonds: what is built on twins matters too.
             return Some(Changed::Anything);

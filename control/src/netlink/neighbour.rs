@@ -6,11 +6,16 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteProtocol;
 use nix::errno::Errno;
 use nix::libc;
 
 use super::NetlinkError;
 use super::route::{RouteSocket, family};
+
+/// The origin (NDA_PROTOCOL) that kept neighbours bear, so that a later process knows those of an earlier one. Not among
+/// those of linux/rtnetlink.h (RTPROT_*) or iproute2's.
+pub(super) const PROTOCOL: u8 = 70;
 
 /// Asks the kernel to keep neighbours, and to stop keeping them.
 ///
@@ -32,6 +37,7 @@ impl Neighbours {
     pub fn keep(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
         let mut message = neighbour(ifindex, address, NeighbourFlags::ExtLearned);
         message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
         self.socket.change(
             || format!("keep the neighbour {address} of interface {ifindex}"),
             RouteNetlinkMessage::NewNeighbour(message),

@@ -23,6 +23,7 @@
 mod burst;
 mod eal;
 mod error;
+mod keeper;
 mod log;
 mod mbuf;
 mod mempool;
@@ -37,6 +38,7 @@ mod thread;
 pub use burst::{BURST_MAX, Burst};
 pub use eal::{Eal, EalError, EalOptions, Hugepages};
 pub use error::Cause;
+pub use keeper::Keeper;
 pub use mbuf::{Mbuf, RxFlags};
 pub use mempool::{Mempool, MempoolError};
 pub use port::{

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, c_int, ifreq};
 use nix::errno::Errno;
 
+use super::keeper::Keeper;
 use super::netdev::{self, Netdev};
 use query::Kind;
 
@@ -24,6 +25,8 @@ nix::ioctl_write_ptr_bad!(tun_set_carrier, nix::request_code_write!(b'T', 226, s
 pub struct TapOptions {
     /// Allow further queues ([`Tap::open_queue`]). An existing tap must have been made with the same choice.
     pub multi_queue: bool,
+    /// This process has its [`Keeper`](super::Keeper), which is no stranger's queue.
+    pub kept: bool,
 }
 
 /// Why a tap can't be opened.
@@ -91,7 +94,9 @@ impl Tap {
                 return Err(TapError::QueueMode { name: name.to_owned(), multi_queue });
             }
             // The kernel would let us in beside a stranger, and each of us would get a part of the frames.
-            Some(Kind::Tap { queues, .. }) if queues > 0 => return Err(TapError::Busy(name.to_owned())),
+            Some(Kind::Tap { queues, .. }) if queues > u32::from(options.kept) => {
+                return Err(TapError::Busy(name.to_owned()));
+            }
             Some(Kind::Tap { .. }) | None => {}
         }
         let file = attach(name, options)?;
@@ -108,6 +113,13 @@ impl Tap {
         let kernel = |source| TapError::Kernel { name: self.name().to_owned(), source };
         let device = Netdev::by_name(self.name()).map_err(kernel)?;
         Ok(Self { file, device, options: self.options, created: false })
+    }
+
+    /// What lets the interface outlive this process's descriptors with its neighbours. The tap must be multi-queue.
+    pub fn keeper(&self) -> Result<Keeper, TapError> {
+        let Self { file, .. } = self.open_queue()?;
+        let kernel = |source| TapError::Kernel { name: self.name().to_owned(), source };
+        Keeper::new(self.name(), file.into()).map_err(kernel)
     }
 
     /// Whether opening it made the interface. `false` if it existed, with the addresses and routes that it has.

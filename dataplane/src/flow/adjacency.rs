@@ -265,6 +265,11 @@ impl AdjacencyWriter {
         self.numbers.reclaim()
     }
 
+    /// What is referenced, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Egress> {
+        self.numbers.values()
+    }
+
     /// Adjacencies that are referenced.
     pub fn len(&self) -> usize {
         self.numbers.len()

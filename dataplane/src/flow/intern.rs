@@ -76,7 +76,12 @@ impl<T: Clone + Eq + Hash> Numbers<T> {
         limbo.collect(usize::MAX, |number| free.push(number))
     }
 
-    /// Values that are referenced.
+    /// The values that are referenced.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.by_value.keys()
+    }
+
+    /// How many values are referenced.
     pub(crate) fn len(&self) -> usize {
         self.by_value.len()
     }

@@ -13,9 +13,9 @@ use nix::libc;
 use socket2::{SockFilter, SockRef};
 
 use super::{Address, Kind, Link, Neighbour};
-use crate::netlink::NetlinkError;
 use crate::netlink::message::{Attributes, Message, NFGEN, be32, ne32};
 use crate::netlink::receive::{Receiver, set_receive_buffer};
+use crate::netlink::{NetlinkError, neighbour};
 
 /// Longest datagram: a route with hundreds of next hops, an interface with every attribute.
 const DATAGRAM: usize = 32 << 10;
@@ -234,6 +234,9 @@ fn parse_neighbour(message: &Message<'_>, deleted: bool) -> Option<Item> {
     const HEADER: usize = 12;
     const DST: u16 = 1;
     const LLADDR: u16 = 2;
+    const PROTOCOL: u16 = 12;
+    const FLAGS_EXT: u16 = 15;
+    const EXT_MANAGED: u32 = 1;
     /// NUD_VALID: permanent, no-ARP, reachable, probe, stale, delay.
     const VALID: u16 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
     const PROXY: u8 = 0x08;
@@ -244,9 +247,13 @@ fn parse_neighbour(message: &Message<'_>, deleted: bool) -> Option<Item> {
     if flags & PROXY != 0 {
         return None;
     }
-    let (mut address, mut lladdr) = (None, None);
+    let (mut address, mut lladdr, mut ours, mut managed) = (None, None, false, false);
     for (kind, value) in Attributes(message.payload.get(HEADER..)?) {
         match kind {
+            PROTOCOL => ours = value == [neighbour::PROTOCOL],
+            FLAGS_EXT => {
+                managed = value.first_chunk().is_some_and(|v| u32::from_ne_bytes(*v) & EXT_MANAGED != 0);
+            }
             DST => address = ip(family, value),
             LLADDR => lladdr = mac(value),
             _ => {}
@@ -258,6 +265,7 @@ fn parse_neighbour(message: &Message<'_>, deleted: bool) -> Option<Item> {
         address: address.filter(|address| !address.is_multicast())?,
         mac: lladdr.filter(|_| usable),
         usable,
+        kept: !deleted && ours && managed,
     };
     Some(Item::Neighbour { neighbour, deleted })
 }

@@ -58,6 +58,7 @@ fn neighbour(ifindex: u32, mac: Option<u8>) -> Neighbour {
         address: "10.0.0.2".parse().expect("address"),
         mac: mac.map(|last| [2, 0, 0, 0, 0, last]),
         usable: mac.is_some(),
+        kept: false,
     }
 }
 

@@ -24,6 +24,7 @@ impl Known {
             neighbours: state
                 .neighbours
                 .iter()
+                .filter(|neighbour| neighbour.usable)
                 .map(|neighbour| ((neighbour.ifindex, neighbour.address), neighbour.mac))
                 .collect(),
         }
@@ -71,7 +72,7 @@ impl Known {
         let gone: Vec<_> =
             self.neighbours.keys().filter(|key| !new.neighbours.contains_key(*key)).copied().collect();
         for (ifindex, address) in gone {
-            let neighbour = Neighbour { ifindex, address, mac: None, usable: false };
+            let neighbour = Neighbour { ifindex, address, mac: None, usable: false, kept: false };
             changes.extend(self.neighbour(neighbour, true));
         }
         let gone: Vec<_> = self.addresses.difference(&new.addresses).copied().collect();

@@ -76,6 +76,8 @@ pub struct Neighbour {
     pub mac: Option<[u8; 6]>,
     /// The kernel would send to it now (NUD_VALID), without waiting for an answer.
     pub usable: bool,
+    /// This or an earlier process [keeps](super::neighbour::Neighbours::keep) it.
+    pub kept: bool,
 }
 
 /// Something changed.
@@ -130,14 +132,14 @@ pub enum Change {
     Overrun,
 }
 
-/// Links, addresses and neighbours when watching began. Neighbours that are not usable are left out.
+/// Links, addresses and neighbours when watching began. Neighbours that are neither usable nor kept are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InitialState {
     /// Every interface of this network namespace.
     pub links: Vec<Link>,
     /// Every address.
     pub addresses: Vec<Address>,
-    /// Every usable neighbour.
+    /// Every neighbour that is usable or kept.
     pub neighbours: Vec<Neighbour>,
 }
 
@@ -299,7 +301,9 @@ fn current(requests: &mut RouteSocket) -> Result<InitialState, NetlinkError> {
     })?;
     let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
     let neighbours = requests.dump("list neighbours", &request, |message| match parse_route(message)? {
-        Item::Neighbour { neighbour, deleted: false } if neighbour.usable => Some(neighbour),
+        Item::Neighbour { neighbour, deleted: false } if neighbour.usable || neighbour.kept => {
+            Some(neighbour)
+        }
         _ => None,
     })?;
     Ok(InitialState { links, addresses, neighbours })

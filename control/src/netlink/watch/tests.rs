@@ -6,11 +6,13 @@ use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkFlags, Prop};
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourExtFlags, NeighbourState};
+use netlink_packet_route::route::RouteProtocol;
 use nix::libc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::netlink::neighbour;
 
 fn bytes(message: RouteNetlinkMessage) -> Vec<u8> {
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
@@ -75,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn a_neighbour_is_read(ifindex: u32, address in ips(), mac in macs(), state in 0usize..9, deleted: bool) {
+    fn a_neighbour_is_read(ifindex: u32, address in ips(), mac in macs(), state in 0usize..9, deleted: bool, ours: bool) {
         use NeighbourState as State;
         let (state, usable) = [
             (State::None, false), (State::Incomplete, false), (State::Failed, false),
@@ -89,6 +91,11 @@ proptest! {
         message.header.state = state;
         message.attributes.push(NeighbourAttribute::Destination(address.into()));
         message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
+        if ours {
+            message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(neighbour::PROTOCOL)));
+        }
+        // An administrator may have asked for the same.
+        message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         let message = if deleted {
             RouteNetlinkMessage::DelNeighbour(message)
         } else {
@@ -99,7 +106,7 @@ proptest! {
             prop_assert!(read.is_empty());
         } else {
             let [Item::Neighbour { neighbour, deleted: gone }] = read[..] else { panic!("{read:?}") };
-            let expected = Neighbour { ifindex, address, mac: mac.filter(|_| usable), usable };
+            let expected = Neighbour { ifindex, address, mac: mac.filter(|_| usable), usable, kept: ours && !deleted };
             prop_assert_eq!((neighbour, gone), (expected, deleted));
         }
     }
@@ -143,6 +150,7 @@ fn states() -> impl Strategy<Value = InitialState> {
                 address: Ipv4Addr::new(10, 0, 0, host).into(),
                 mac: Some([mac; 6]),
                 usable: true,
+                kept: false,
             })
             .collect(),
     })
