@@ -32,7 +32,9 @@ impl Tracker {
         self.stats.changes += 1;
         self.epoch = self.epoch.wrapping_add(1);
         plane.set_epoch(self.epoch);
-        self.changed_at = now;
+        if self.sweep_left == 0 {
+            self.swept_at = now;
+        }
         self.sweep_left = self.connections.span();
         match change {
             Changed::Ruleset => {}
@@ -78,8 +80,11 @@ impl Tracker {
             return;
         }
         let span = self.connections.span();
-        let ticks = (Millis::from(self.timing.revalidate_within) / 2 / TICK).max(1) as usize;
-        let mut budget = span.div_ceil(ticks).max(256);
+        // By time and not by call: a loop that is late has the more to do.
+        let half = (Millis::from(self.timing.revalidate_within) / 2).max(TICK);
+        let share = (now - self.swept_at).max(TICK);
+        let mut budget = (span as u64 * share).div_ceil(half).max(256) as usize;
+        self.swept_at = now;
         while self.sweep_left > 0 && budget > 0 {
             budget -= 1;
             self.sweep_left -= 1;
@@ -93,15 +98,11 @@ impl Tracker {
                 if direction.epoch.wrapping_sub(self.lengths_at).cast_signed() < 0 {
                     plane.set_length(flow, 0, false);
                 }
-                let stale = !fresh
-                    && match direction.state {
-                        EntryState::Software => {
-                            plane.transition(flow, EntryState::Software, EntryState::Probing)
-                        }
-                        // Probing since long, but from now on against a deadline.
-                        state => state == EntryState::Probing,
-                    };
-                if stale {
+                // One that is probing already keeps the deadline that it has: changes don't put it off.
+                if !fresh
+                    && direction.state == EntryState::Software
+                    && plane.transition(flow, EntryState::Software, EntryState::Probing)
+                {
                     self.note(now, index, dir, EntryState::Probing, Why::Changed);
                 }
             }

@@ -144,6 +144,12 @@ impl Connection {
         if !self.replied && !self.directions[1].ever_proved {
             return orig;
         }
+        // One that has fallen silent says nothing of the other.
+        match self.directions.map(|d| d.state == EntryState::Candidate && d.why == Why::Idle) {
+            [true, false] => return reply,
+            [false, true] => return orig,
+            _ => {}
+        }
         let slower = |class| orig == class || reply == class;
         [Class::Closing, Class::Candidate, Class::Probing]
             .into_iter()

@@ -149,7 +149,7 @@ pub struct TrackerStats {
     pub unasked: u64,
     /// Announced changes.
     pub changes: u64,
-    /// Connections that were given back because they did not prove themselves in time after a change.
+    /// Directions that were given back because their packets flew and none of them proved it in time.
     pub deadline_missed: u64,
 }
 
@@ -164,8 +164,8 @@ pub struct Tracker {
     epoch: u32,
     /// The epoch since when proved lengths hold.
     lengths_at: u32,
-    /// When the epoch was raised last.
-    changed_at: Millis,
+    /// When connections were swept last.
+    swept_at: Millis,
     /// Connections that the current sweep has yet to visit.
     sweep_left: usize,
     sweep_at: usize,
@@ -194,7 +194,7 @@ impl Tracker {
             actions: Vec::new(),
             epoch: 1,
             lengths_at: 0,
-            changed_at: 0,
+            swept_at: 0,
             sweep_left: 0,
             sweep_at: 0,
             dump: 0,

@@ -139,9 +139,8 @@ struct World {
     proved: HashMap<FlowRef, u32>,
     /// When each epoch began.
     began: Vec<Millis>,
-    /// When a worker carried a packet of a probing direction, first since the last change: the way to the kernel
-    /// was too crowded for the probe.
-    postponed: HashMap<FlowRef, Millis>,
+    /// When that was.
+    proved_at: HashMap<FlowRef, Millis>,
 }
 
 impl World {
@@ -150,7 +149,7 @@ impl World {
         // Room for all but one.
         rig.model.room = Some(2 * (CONNECTIONS - 1));
         let began = vec![0; rig.tracker.epoch() as usize + 1];
-        Self { rig, seen: Vec::new(), proved: HashMap::new(), began, postponed: HashMap::new() }
+        Self { rig, seen: Vec::new(), proved: HashMap::new(), began, proved_at: HashMap::new() }
     }
 
     fn find(&self, flow: Flow) -> Option<(FlowRef, FiveTuple)> {
@@ -163,6 +162,7 @@ impl World {
         if let Observation::Proof(proof) = &observation {
             let epoch = self.proved.entry(proof.flow).or_default();
             *epoch = (*epoch).max(proof.epoch);
+            self.proved_at.insert(proof.flow, self.rig.now);
         }
         self.seen.push(observation.clone());
         self.rig.observe(observation);
@@ -183,7 +183,6 @@ impl World {
         let Rig { tracker, model, now, .. } = &mut self.rig;
         tracker.changed(*now, change, model);
         self.began.push(self.rig.now);
-        self.postponed.clear();
         assert_eq!(self.began.len(), self.rig.tracker.epoch() as usize + 1);
     }
 
@@ -234,7 +233,8 @@ impl World {
             Step::Longer { flow, length } => self.about(flow, |flow| Observation::Longer { flow, length }),
             Step::Again { nth } => {
                 if let Some(observation) = self.seen.get(nth % self.seen.len().max(1)).cloned() {
-                    self.rig.observe(observation);
+                    self.observe(observation);
+                    self.seen.pop();
                 }
             }
             Step::Changed(what) => self.change(match what {
@@ -247,8 +247,6 @@ impl World {
             Step::Tick(ticks) => self.pass(ticks),
         }
         self.rig.act();
-        let model = &self.rig.model;
-        self.postponed.retain(|flow, _| model.state(*flow) == EntryState::Probing);
     }
 
     fn work(&mut self, flow: Flow, what: Deed) {
@@ -256,15 +254,8 @@ impl World {
         let now = self.rig.now;
         let model = &mut self.rig.model;
         match (what, model.state(flow)) {
-            (Deed::Fly, EntryState::Software) => model.fly(tuple, now),
+            (Deed::Fly, EntryState::Software | EntryState::Probing) => model.fly(tuple, now),
             // The next packet of a probing direction is the probe, unless the ring is crowded.
-            (Deed::Fly, EntryState::Probing) => {
-                model.fly(tuple, now);
-                // In the millisecond of the change itself it may as well have flown just before.
-                if now > self.rig.tracker.changed_at {
-                    self.postponed.entry(flow).or_insert(now);
-                }
-            }
             (Deed::Probe, EntryState::Probing) => model.set_state(flow, EntryState::Holding),
             (Deed::Undo, _) => {
                 let probing = self.rig.tracker.locate(flow, model).is_some_and(|(index, dir)| {
@@ -365,17 +356,15 @@ impl World {
         assert!(direction.epoch <= proved, "remembers a proof that was never given");
         assert!(model.at(flow).is_some_and(|entry| entry.forwarding.is_some()));
         assert!(tracker.connections[index].established, "flies though conntrack says otherwise");
+        let late = 2 * TICK;
+        let proof = self.proved_at.get(&flow).copied().unwrap_or(0);
+        let silent = proof + Millis::from(tracker.timing.reprove_every);
+        assert!(*now <= silent + late, "flies long after its last proof");
         // The first change that the proof does not cover: a sweep sets all probing at once here, they are few.
         let Some(change) = self.began.get(direction.epoch as usize + 1) else { return };
         assert_eq!(state, EntryState::Probing, "flies on as if nothing had changed");
-        // A later change moves the deadline of those that are probing. One that had no packet until then keeps
-        // probing; should its first packet after that find no room as a probe, the next look at it, for
-        // idleness at the latest, ends the flight.
-        let deadline = change.max(&tracker.changed_at) + Millis::from(tracker.timing.revalidate_within);
-        let Some(postponed) = self.postponed.get(&flow) else { return };
-        let looked_at = postponed + Millis::from(tracker.timing.idle_after);
-        let end = if *postponed < deadline { deadline } else { looked_at };
-        assert!(*now <= end + 2 * TICK, "flies beyond the deadline");
+        let announced = change + Millis::from(tracker.timing.revalidate_within);
+        assert!(*now <= announced + late, "flies beyond the deadline");
     }
 }
 

@@ -404,9 +404,55 @@ fn a_flow_that_flies_on_without_probe_is_given_back_at_the_deadline() {
         rig.model.fly(entry.orig, rig.now);
     }
     assert_eq!(rig.state(entry.orig), EntryState::Candidate);
-    // The other direction had no packet: its next one is a probe.
-    assert_eq!(rig.state(entry.reply), EntryState::Probing);
+    // The other direction had no packet: its next one may prove it, but not fly before.
+    assert_eq!(rig.state(entry.reply), EntryState::Candidate);
     assert_eq!(rig.tracker.stats().deadline_missed, 1);
+}
+
+#[test]
+fn changes_that_follow_each_other_do_not_put_the_deadline_off() {
+    let (mut rig, entry) = flying(UDP);
+    for _ in 0..6 {
+        rig.tracker.changed(rig.now, Changed::Ruleset, &mut rig.model);
+        rig.pass(1_000);
+        rig.model.fly(entry.orig, rig.now);
+    }
+    assert_eq!(rig.state(entry.orig), EntryState::Candidate);
+}
+
+#[test]
+fn a_late_loop_catches_up_with_its_sweep() {
+    let mut rig = Rig::new();
+    let entries: Vec<_> = (0..4_000).map(|id| masqueraded(UDP, id + 1)).collect();
+    for (number, entry) in entries.iter().enumerate() {
+        let mut entry = *entry;
+        entry.orig.sport = 10_000 + number as u16;
+        entry.reply.dport = 10_000 + number as u16;
+        rig.event(&entry);
+        rig.take_off(&entry);
+    }
+    rig.tracker.changed(rig.now, Changed::Ruleset, &mut rig.model);
+    assert!(rig.tracker.counts().software > 3_000, "not all at once");
+    rig.now += Millis::from(rig.tracker.timing.revalidate_within) / 2;
+    rig.tracker.tick(rig.now, &mut rig.model);
+    assert_eq!(rig.tracker.counts().software, 0);
+}
+
+#[test]
+fn a_direction_that_fell_silent_says_nothing_of_the_other() {
+    let (mut rig, entry) = flying(UDP);
+    for _ in 0..400 {
+        rig.pass(100);
+        rig.model.fly(entry.orig, rig.now);
+        if rig.state(entry.orig) == EntryState::Probing {
+            rig.prove(entry.orig, 100);
+        }
+    }
+    assert_eq!(
+        (rig.state(entry.orig), rig.state(entry.reply)),
+        (EntryState::Software, EntryState::Candidate)
+    );
+    assert_eq!(rig.tracker.counts(), Counts { software: 1, ..Counts::default() });
 }
 
 #[test]
@@ -519,6 +565,29 @@ fn living_flows_are_kept_alive_and_idle_ones_get_the_rest_of_their_timeout() {
     rig.pass(31_000);
     assert_eq!(rig.tracker.counts().candidate, 1);
     assert_eq!(rig.timeouts.last(), Some(&(120 - 30)), "{:?}", rig.timeouts);
+}
+
+/// The kernel's entry must not outlive a connection that was the kernel's again when it fell silent.
+#[test]
+fn what_no_longer_flies_is_handed_back_too() {
+    for what in [Observation::Lost as fn(FlowRef) -> Observation, Observation::Duplicated] {
+        let (mut rig, entry) = flying(UDP);
+        rig.timeouts.clear();
+        for tuple in [entry.orig, entry.reply] {
+            let flow = rig.model.flow(tuple);
+            rig.model.set_state(flow, EntryState::Candidate);
+            rig.observe(what(flow));
+        }
+        // Its packets go through the kernel, which a worker notes.
+        rig.pass(20_000);
+        rig.model.fly(entry.orig, rig.now);
+        rig.pass(29_000);
+        assert!(rig.timeouts.is_empty(), "it lives");
+        rig.pass(2_000);
+        assert_eq!(rig.timeouts, [120 - 30]);
+        rig.pass(100_000);
+        assert_eq!(rig.timeouts, [120 - 30], "once");
+    }
 }
 
 #[test]

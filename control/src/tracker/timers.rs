@@ -43,14 +43,15 @@ impl Tracker {
             }
             return;
         }
-        if !connection.directions.iter().any(|d| flying(d.state)) {
+        let flies = connection.directions.iter().any(|d| flying(d.state));
+        if !flies && !connection.held {
             return self.arm_next(now, index, plane);
         }
         let idle = self.idle(now, index, plane);
         if idle >= self.idle_after(index) {
             return self.give_back(now, index, idle, plane);
         }
-        if elapsed(now, self.connections[index].refreshed) >= self.refresh_every(index) {
+        if flies && elapsed(now, self.connections[index].refreshed) >= self.refresh_every(index) {
             self.hold_entry(now, index, plane);
         }
         self.arm_next(now, index, plane);
@@ -63,26 +64,55 @@ impl Tracker {
         match direction.state {
             EntryState::Holding if Millis::from(age) >= Self::SETTLE => self.lost(now, flow, plane),
             EntryState::Software
-                if age >= self.timing.reprove_every
+                if age >= self.reprove_after()
                     && plane.transition(flow, EntryState::Software, EntryState::Probing) =>
             {
                 self.note(now, index, dir, EntryState::Probing, Why::Reproving);
             }
-            // Packets flew since, and none of them was the probe or the probe was not answered.
-            EntryState::Probing
-                if direction.why == Why::Changed
-                    && now >= self.changed_at + Millis::from(self.timing.revalidate_within)
-                    && elapsed(now, plane.counters(flow).last_seen) < age =>
-            {
-                self.stats.deadline_missed += 1;
-                plane.set_state(flow, EntryState::Candidate);
-                self.note(now, index, dir, EntryState::Candidate, Why::Changed);
+            EntryState::Probing if age >= self.probe_for() => {
+                self.not_proved_in_time(now, index, dir, flow, plane)
             }
             _ => {}
         }
     }
 
-    /// How long no packet of the connection has flown, in milliseconds.
+    /// A direction has not proved itself by its deadline. Were it left probing, its next packet might find no room as
+    /// probe, and fly.
+    fn not_proved_in_time(
+        &mut self,
+        now: Millis,
+        index: u32,
+        dir: Dir,
+        flow: FlowRef,
+        plane: &mut impl Plane,
+    ) {
+        let direction = self.connections[index].directions[dir as usize];
+        let flew = elapsed(now, plane.counters(flow).last_seen) < elapsed(now, direction.since);
+        // Holding: its probe is under way, or came out too late.
+        let back = [EntryState::Probing, EntryState::Holding]
+            .into_iter()
+            .any(|from| plane.transition(flow, from, EntryState::Candidate));
+        if !back {
+            return self.adopt(now, index, dir, flow, plane);
+        }
+        self.stats.deadline_missed += u64::from(flew);
+        let why = if flew { direction.why } else { Why::Idle };
+        self.note(now, index, dir, EntryState::Candidate, why);
+    }
+
+    /// How long a direction may fly on while it proves itself again. A change's sweep takes half of the time there is,
+    /// and leaves this half.
+    fn probe_for(&self) -> u32 {
+        (self.timing.revalidate_within.min(self.timing.reprove_every) / 2).max(TICK as u32)
+    }
+
+    /// How long after it took off a direction has to prove itself again. It was proved up to [`Self::SETTLE`] before.
+    fn reprove_after(&self) -> u32 {
+        self.timing.reprove_every.saturating_sub(self.probe_for() + Self::SETTLE as u32)
+    }
+
+    /// How long there has been no packet of the connection, in milliseconds. One that had to be punted for its own sake
+    /// (a fragment, say) does not count: it makes the kernel's entry young by itself.
     fn idle(&self, now: Millis, index: u32, plane: &impl Plane) -> u32 {
         let connection = &self.connections[index];
         let Some(flows) = connection.flows else { return 0 };
@@ -90,10 +120,7 @@ impl Tracker {
             let (direction, counters) =
                 (&connection.directions[dir as usize], plane.counters(flows[dir as usize]));
             let proved = elapsed(now, direction.since);
-            if counters.packets == 0 || !flying(direction.state) {
-                return if direction.why == Why::Proved { proved } else { u32::MAX };
-            }
-            let seen = elapsed(now, counters.last_seen);
+            let seen = if counters.last_seen == 0 { u32::MAX } else { elapsed(now, counters.last_seen) };
             if direction.why == Why::Proved { seen.min(proved) } else { seen }
         };
         idle(Dir::Orig).min(idle(Dir::Reply)).min(elapsed(now, connection.born))
@@ -163,19 +190,17 @@ impl Tracker {
             let age = elapsed(now, direction.since);
             match direction.state {
                 EntryState::Holding => wait = wait.min((Self::SETTLE as u32).saturating_sub(age)),
-                EntryState::Software => wait = wait.min(self.timing.reprove_every.saturating_sub(age)),
-                EntryState::Probing if direction.why == Why::Changed => {
-                    let deadline = self.changed_at + Millis::from(self.timing.revalidate_within);
-                    if deadline > now {
-                        wait = wait.min((deadline - now) as u32);
-                    }
-                }
+                EntryState::Software => wait = wait.min(self.reprove_after().saturating_sub(age)),
+                EntryState::Probing => wait = wait.min(self.probe_for().saturating_sub(age)),
                 _ => {}
             }
         }
-        if connection.directions.iter().any(|d| flying(d.state)) {
+        let flies = connection.directions.iter().any(|d| flying(d.state));
+        if flies || connection.held {
             let idle = self.idle(now, index, plane);
             wait = wait.min(self.idle_after(index).saturating_sub(idle));
+        }
+        if flies {
             wait = wait.min(self.refresh_every(index).saturating_sub(elapsed(now, connection.refreshed)));
         }
         if wait < u32::MAX {

@@ -3,7 +3,7 @@
 use super::WorkerLink;
 use super::hold::Held;
 use crate::dpdk::Mbuf;
-use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, flags};
+use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, TCP, flags};
 use crate::packet::{DropReason, Headers, PuntReason, plausible_close, source_mac};
 use crate::punt::PuntEvent;
 
@@ -66,6 +66,10 @@ fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u
         EntryState::Candidate => {
             if !elsewhere || entry.context() == ContextTable::NONE {
                 saw_ack(&entry, headers, now);
+                // So that control knows whether the connection lives; TCP's are noted with their acknowledgements.
+                if headers.key.proto() != TCP {
+                    entry.touch(now);
+                }
             }
             return candidate(link, mbuf, headers, slot, now);
         }
