@@ -70,7 +70,7 @@ impl Tracker {
                 self.note(now, index, dir, EntryState::Probing, Why::Reproving);
             }
             EntryState::Probing if age >= self.probe_for() => {
-                self.not_proved_in_time(now, index, dir, flow, plane)
+                self.not_proved_in_time(now, index, dir, flow, plane);
             }
             _ => {}
         }
