@@ -59,6 +59,11 @@ impl Flow {
         self.text("in_port")
     }
 
+    /// The name of the port through which it leaves, while that is known.
+    pub fn out_port(&self) -> Option<&str> {
+        self.0.get("out_port").and_then(Value::as_str)
+    }
+
     /// The first packet's direction, before NAT.
     pub fn original(&self) -> Option<Direction> {
         self.direction("orig")

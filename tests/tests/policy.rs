@@ -4,47 +4,15 @@ use std::net::SocketAddrV4;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::change::{GRACE, REVALIDATE_WITHIN, lab, udp_pair, until_quiet};
 use lab::rules::{HOME_ROUTER, ROUTED};
 use lab::tcp::{Pair, Service};
-use lab::topology::{CLIENT, SERVER};
-use lab::{Lab, Plane, Result, udp, wait};
-
-const REVALIDATE_WITHIN: Duration = Duration::from_secs(1);
-/// What a busy machine may add: for netlink, threads and timers to have their turn.
-const GRACE: Duration = Duration::from_secs(2);
-const QUIET: Duration = Duration::from_secs(1);
-
-/// A gateway that revalidates within a second, and proves again so rarely that nothing but the announced change
-/// can stop a flow.
-fn lab(rules: &str) -> Result<Lab> {
-    Lab::builder(Plane::under_test())
-        .rules(rules)
-        .config("flows", &format!("revalidate_within = \"{}s\"", REVALIDATE_WITHIN.as_secs()))
-        .config("flows", "reprove_every = \"10m\"")
-        .build()
-}
-
-fn udp_pair(lab: &Lab, port: u16) -> Result<udp::Pair> {
-    let server = udp::bind(lab.server(), SERVER, port)?;
-    udp::Pair::open(lab.client(), CLIENT, SocketAddrV4::new(SERVER, port), server)
-}
-
-/// Waits until none of the streams has received anything for [`QUIET`], and says how long that took.
-fn until_quiet(streams: &[udp::Stream]) -> Result<Duration> {
-    let started = Instant::now();
-    let (mut last, mut since) = (0, started);
-    wait::until(REVALIDATE_WITHIN + GRACE + QUIET, "forbidden streams to stop", || {
-        let received = streams.iter().map(udp::Stream::received).sum();
-        if received != last {
-            (last, since) = (received, Instant::now());
-        }
-        (since.elapsed() >= QUIET).then(|| since.duration_since(started))
-    })
-}
+use lab::topology::SERVER;
+use lab::{Result, udp, wait};
 
 #[test]
 fn a_rule_that_forbids_a_running_stream_stops_it() -> Result<()> {
-    let lab = lab(HOME_ROUTER)?;
+    let lab = lab(HOME_ROUTER).build()?;
     let pair = udp_pair(&lab, 5000)?;
     lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
     let streams = [udp::Stream::start(&pair, Duration::from_millis(1), true)?];
@@ -63,7 +31,7 @@ fn a_rule_that_forbids_a_running_stream_stops_it() -> Result<()> {
 
 #[test]
 fn a_rule_that_forbids_a_running_tcp_connection_stops_it() -> Result<()> {
-    let lab = lab(HOME_ROUTER)?;
+    let lab = lab(HOME_ROUTER).build()?;
     let service = Service::listen(lab.server(), SERVER, 80)?;
     let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
     lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
@@ -79,7 +47,7 @@ fn a_rule_that_forbids_a_running_tcp_connection_stops_it() -> Result<()> {
 
 #[test]
 fn an_unrelated_change_does_not_stop_anything() -> Result<()> {
-    let lab = lab(HOME_ROUTER)?;
+    let lab = lab(HOME_ROUTER).build()?;
     let pair = udp_pair(&lab, 5000)?;
     lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
     let mut token = 2;
@@ -101,7 +69,7 @@ fn an_unrelated_change_does_not_stop_anything() -> Result<()> {
 #[test]
 fn a_frame_queued_before_a_change_never_admits_after_it() -> Result<()> {
     const STREAMS: u16 = 8;
-    let lab = lab(ROUTED)?;
+    let lab = lab(ROUTED).build()?;
     for round in 0..6_u16 {
         let mut pairs = Vec::new();
         let mut streams = Vec::new();

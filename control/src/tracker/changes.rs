@@ -52,6 +52,17 @@ impl Tracker {
         self.sweep(now, plane);
     }
 
+    /// One connection's mark has changed, by which routes and rules may choose: it proves itself again.
+    pub(super) fn doubt(&mut self, now: Millis, index: u32, plane: &mut impl Plane) {
+        let Some(flows) = self.connections[index].flows else { return };
+        for dir in Dir::BOTH {
+            if plane.transition(flows[dir as usize], EntryState::Software, EntryState::Probing) {
+                self.note(now, index, dir, EntryState::Probing, Why::Changed);
+            }
+        }
+        self.arm_next(now, index, plane);
+    }
+
     fn demote<P: Plane>(
         &mut self,
         now: Millis,

@@ -278,13 +278,17 @@ impl Tracker {
         let dump = self.dump;
         let connection = &mut self.connections[index];
         connection.dump = dump;
-        connection.mark = entry.mark.unwrap_or(0);
+        let marked = entry.mark.unwrap_or(0);
+        let remarked = std::mem::replace(&mut connection.mark, marked) != marked;
         connection.replied |= entry.status.contains(Status::SEEN_REPLY);
         if let (Source::Event, Some(timeout), false) = (source, entry.timeout_s, connection.held) {
             connection.timeout_s = timeout;
         }
         if self.policy.refusal(entry, Some(TcpState::Established)).is_some() {
             return self.forget(index, plane);
+        }
+        if remarked {
+            self.doubt(now, index, plane);
         }
         match entry.tcp_state() {
             Some(TcpState::Established) => {

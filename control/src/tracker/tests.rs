@@ -358,6 +358,18 @@ fn the_mark_selects_and_deselects() {
 }
 
 #[test]
+fn another_mark_makes_it_prove_itself_again() {
+    let (mut rig, entry) = flying(UDP);
+    rig.event(&entry);
+    assert_eq!(rig.state(entry.orig), EntryState::Software);
+    rig.event(&ConntrackEntry { mark: Some(7), ..entry });
+    assert_eq!((rig.state(entry.orig), rig.state(entry.reply)), (EntryState::Probing, EntryState::Probing));
+    rig.prove(entry.orig, 100);
+    rig.event(&ConntrackEntry { mark: Some(7), ..entry });
+    assert_eq!(rig.state(entry.orig), EntryState::Software);
+}
+
+#[test]
 fn a_proof_from_before_a_change_admits_nothing() {
     let (mut rig, entry) = (Rig::new(), masqueraded(UDP, 7));
     rig.event(&entry);
