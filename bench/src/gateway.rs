@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrayvec::ArrayVec;
-use crossbeam::queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use dataplane::flow::{
@@ -13,7 +12,7 @@ use dataplane::flow::{
     Placement, TableConfig, TableWriter, WorkerCounters,
 };
 use dataplane::packet::Ingress;
-use dataplane::punt::{LocalAddresses, PuntClass, PuntRings};
+use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
 use dataplane::worker::{Activity, IdlePolicy, Worker, WorkerLink, WorkerPort};
 
 use crate::error::Error;
@@ -128,7 +127,7 @@ impl Gateway {
             adjacencies: Arc::clone(&self.adjacencies.0),
             contexts: Arc::clone(&self.contexts.0),
             rings: Arc::clone(&self.rings),
-            from_kernel: Arc::new(ArrayQueue::new(RING)),
+            from_kernel: Arc::new(KernelFrames::new(RING)),
             local: Arc::new(LocalAddresses::default()),
             flags: Arc::default(),
             counters: Arc::clone(&counters),

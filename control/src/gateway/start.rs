@@ -12,7 +12,7 @@ use dataplane::dpdk::{
     Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TapOptions, TxQueue,
 };
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
-use dataplane::punt::{Bell, LocalAddresses, PuntLink, PuntRings, PuntThread};
+use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread};
 use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::error::GatewayError;
@@ -72,7 +72,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let rings = PuntRings::new(CONTROL_RING, TRANSIT_RING);
     let observations = Arc::new(ArrayQueue::new(OBSERVATIONS));
     let commands = Arc::new(ArrayQueue::new(COMMANDS));
-    let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(FROM_KERNEL_RING))).collect();
+    let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(KernelFrames::new(FROM_KERNEL_RING))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
     let tracker = Tracker::new(timing(config)?, super::state::policy(config));

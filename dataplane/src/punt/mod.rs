@@ -2,14 +2,17 @@
 
 mod bell;
 mod fingerprints;
+mod frames;
 mod local;
 mod observation;
+mod outbox;
 mod rings;
 mod thread;
 mod unknown;
 
 pub use bell::Bell;
+pub use frames::{FromKernel, KernelFrames};
 pub use local::LocalAddresses;
 pub use observation::{Observation, Proof, PuntCommand};
-pub use rings::{FromKernel, PuntClass, PuntEvent, PuntRings, Punted};
+pub use rings::{PuntClass, PuntEvent, PuntRings, Punted};
 pub use thread::{PuntCounters, PuntLink, PuntThread, TwinCounters};

@@ -42,15 +42,6 @@ pub struct Punted {
     pub event: PuntEvent,
 }
 
-/// A frame that the kernel sent out of a twin, on its way to the wire.
-#[derive(Debug)]
-pub struct FromKernel {
-    /// The frame.
-    pub mbuf: Mbuf,
-    /// The port to send it from.
-    pub port: u16,
-}
-
 /// Rings towards the punt thread, one a class.
 ///
 /// Control traffic (to the gateway itself, ARP, neighbour discovery, LACP, PPP control) has a ring of its own,

@@ -13,8 +13,11 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
+use super::outbox::Outbox;
 use super::unknown::Unknown;
-use super::{Bell, FromKernel, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted};
+use super::{
+    Bell, FromKernel, KernelFrames, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted,
+};
 use crate::clock::Clock;
 use crate::dpdk::{Mbuf, Mempool, Tap};
 use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
@@ -81,7 +84,7 @@ pub struct PuntLink {
     /// From workers.
     pub rings: Arc<PuntRings>,
     /// To workers: port `i` is served by ring `i % len`.
-    pub to_workers: Vec<Arc<ArrayQueue<FromKernel>>>,
+    pub to_workers: Vec<Arc<KernelFrames>>,
     /// To control.
     pub observations: Arc<ArrayQueue<Observation>>,
     /// From control.
@@ -108,7 +111,7 @@ pub struct PuntThread {
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
     unknown: Unknown,
-    told: bool,
+    outbox: Outbox,
     /// The last sleep ended without a frame on any twin.
     quiet: bool,
     buffer: Vec<u8>,
@@ -136,6 +139,7 @@ impl PuntThread {
         longest_nap: Duration,
     ) -> Self {
         let counters = Arc::new(PuntCounters::new(twins.len()));
+        let outbox = Outbox::new(link.to_workers.clone(), Arc::clone(&link.observations));
         Self {
             twins,
             link,
@@ -147,7 +151,7 @@ impl PuntThread {
             counters,
             prints: Fingerprints::new(),
             unknown: Unknown::new(),
-            told: false,
+            outbox,
             quiet: false,
             // The longest frame that a tap can give.
             buffer: vec![0; 65_536 + packet::L2_MAX],
@@ -225,7 +229,9 @@ impl PuntThread {
             self.prints.forget_idle(now);
             self.housekeeping = now + HOUSEKEEPING;
         }
-        if std::mem::take(&mut self.told) {
+        let (told, lost) = self.outbox.deliver();
+        self.counters.observations_lost.add(lost);
+        if told > 0 {
             (self.link.wake)();
         }
         work > 0
@@ -245,10 +251,9 @@ impl PuntThread {
     }
 
     fn tell(&mut self, observation: Observation) {
-        if self.link.observations.push(observation).is_err() {
+        if !self.outbox.tell(observation) {
             self.counters.observations_lost.add(1);
         }
-        self.told = true;
     }
 
     /// Gives a packet to the kernel as it came.
@@ -318,17 +323,15 @@ impl PuntThread {
         BATCH
     }
 
-    /// Hands one frame to the worker of its port, then tells control what it proves: a worker that sees the
-    /// direction's new state finds the frame in its ring.
+    /// Hands one frame to the worker of its port, then tells control what it proves: the worker of that port finds the
+    /// frame in its ring when it sees the direction's new state, and any other sees the state after the frame was sent.
     fn forward(&mut self, port: usize, length: usize) {
         let seen = self.recognise(port, length);
         let frame = self.buffer.get(..length).unwrap_or_default();
         match self.pool.alloc() {
             Some(mut mbuf) => {
-                let ring = self.link.to_workers.get(port % self.link.to_workers.len().max(1));
                 let ready = mbuf.extend_from_slice(frame);
-                let port = port as u16;
-                if !ready || ring.is_none_or(|ring| ring.push(FromKernel { mbuf, port }).is_err()) {
+                if !ready || !self.outbox.send(FromKernel { mbuf, port: port as u16 }) {
                     self.counters.from_kernel_ring_full.add(1);
                 }
             }
@@ -358,8 +361,13 @@ impl PuntThread {
 
     /// Sleeps until a twin has a frame, at the longest for `nap`.
     fn sleep(&mut self, nap: Duration) {
-        let nap =
-            if self.prints.are_outstanding() { nap.min(Duration::from_micros(PATIENCE / 20)) } else { nap };
+        let longest = match (self.outbox.is_waiting(), self.prints.are_outstanding()) {
+            // Packets are being held until workers, who wake nobody, have sent what they have.
+            (true, _) => NAP,
+            (false, true) => Duration::from_micros(PATIENCE / 20),
+            (false, false) => Duration::MAX,
+        };
+        let nap = nap.min(longest);
         let mut polled: Vec<PollFd<'_>> =
             self.twins.iter().map(|twin| PollFd::new(twin.as_fd(), PollFlags::POLLIN)).collect();
         polled.push(PollFd::new(self.link.bell.as_fd(), PollFlags::POLLIN));

@@ -18,6 +18,9 @@ pub(super) struct Carrier {
     /// Milliseconds since start, read once a round.
     pub(super) now: u32,
     pub(super) held: HoldQueue,
+    /// The kernel's frames taken from their ring, and those of them that the punt thread knows to be sent.
+    pub(super) fetched: u64,
+    pub(super) sent: u64,
 }
 
 /// Packets and bytes of a burst, to be counted together.
@@ -155,6 +158,10 @@ impl Carrier {
         reason: PuntReason,
         event: PuntEvent,
     ) {
+        if !matches!(event, PuntEvent::None | PuntEvent::Fingerprint) {
+            // The direction flew until now, and it may be another worker that sends what the kernel makes of this.
+            self.flush();
+        }
         let port = usize::from(headers.ingress.port());
         let flow = slot.map(|slot| self.link.table.reference(slot));
         let packet = Punted { mbuf, ingress: headers.ingress, l3: headers.l3, reason, flow, event };
@@ -218,6 +225,7 @@ impl Carrier {
         let waiting = self.link.from_kernel.len();
         for nth in 0..waiting {
             let Some(FromKernel { mbuf, port }) = self.link.from_kernel.pop() else { return nth };
+            self.fetched += 1;
             self.link.counters.from_kernel().add(1, mbuf.len() as u64);
             self.send(usize::from(port), mbuf);
         }
@@ -240,6 +248,10 @@ impl Carrier {
     pub(super) fn flush(&mut self) {
         for state in &mut self.ports {
             state.flush(&self.link.counters);
+        }
+        if self.sent != self.fetched {
+            self.sent = self.fetched;
+            self.link.from_kernel.set_sent(self.sent);
         }
     }
 }

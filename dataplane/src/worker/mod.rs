@@ -15,12 +15,10 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::ArrayQueue;
-
 use crate::clock::Clock;
 use crate::dpdk::{Burst, RxQueue, TxQueue};
 use crate::flow::{AdjacencyTable, ContextTable, FlowTable, MAX_PORTS, QsbrReader, WorkerCounters};
-use crate::punt::{FromKernel, LocalAddresses, PuntRings};
+use crate::punt::{KernelFrames, LocalAddresses, PuntRings};
 use carrier::Carrier;
 pub use hold::CAPACITY as HOLD_CAPACITY;
 use hold::HoldQueue;
@@ -71,7 +69,7 @@ pub struct WorkerLink {
     /// To the punt thread.
     pub rings: Arc<PuntRings>,
     /// Frames that the kernel sends out of the twins of this worker's ports.
-    pub from_kernel: Arc<ArrayQueue<FromKernel>>,
+    pub from_kernel: Arc<KernelFrames>,
     /// The gateway's own addresses.
     pub local: Arc<LocalAddresses>,
     /// What ports are.
@@ -127,7 +125,7 @@ impl Worker {
         };
         let ports = ports.into_iter().map(state).collect();
         Self {
-            carrier: Carrier { ports, link, now: 0, held: HoldQueue::default() },
+            carrier: Carrier { ports, link, now: 0, held: HoldQueue::default(), fetched: 0, sent: 0 },
             quiescence,
             clock,
             burst: Burst::new(),
@@ -144,7 +142,7 @@ impl Worker {
             if packets == 0 && self.carrier.held.is_empty() {
                 if let Some(nap) = self.idle.nothing_to_do(&self.clock) {
                     self.quiescence.offline();
-                    std::thread::sleep(nap);
+                    self.carrier.link.from_kernel.sleep(nap);
                     self.quiescence.online();
                     self.carrier.link.activity.slept(nap);
                 }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crossbeam::queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{Burst, Eal, EalOptions, Hugepages, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use dataplane::flow::{
@@ -12,7 +11,7 @@ use dataplane::flow::{
     FlowTable, Key, Placement, TableConfig, TableWriter, WorkerCounters, flags,
 };
 use dataplane::packet::{DropReason, PuntReason};
-use dataplane::punt::{LocalAddresses, PuntClass, PuntRings};
+use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
 use dataplane::worker::{Activity, BURST, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::OracleError;
@@ -142,7 +141,7 @@ impl FastPath {
             adjacencies,
             contexts,
             rings: Arc::clone(&rings),
-            from_kernel: Arc::new(ArrayQueue::new(1)),
+            from_kernel: Arc::new(KernelFrames::new(1)),
             local: Arc::new(local),
             flags: Arc::new(flags),
             counters: Arc::clone(&counters),

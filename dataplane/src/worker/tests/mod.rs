@@ -13,7 +13,7 @@ use crate::flow::{
 };
 use crate::packet::testing::Frame;
 use crate::packet::{DropReason, Headers, Ingress, PuntReason, parse};
-use crate::punt::{PuntClass, PuntEvent, Punted};
+use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
 use super::decide::Verdict;
 use super::*;
@@ -92,7 +92,7 @@ impl Rig {
             adjacencies: adjacency_table,
             contexts: context_table,
             rings: PuntRings::new(control, transit),
-            from_kernel: Arc::new(ArrayQueue::new(1024)),
+            from_kernel: Arc::new(KernelFrames::new(1024)),
             local: Arc::default(),
             flags: Arc::default(),
             counters: Arc::default(),
