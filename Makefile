@@ -12,7 +12,7 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench instructions lint clean deps
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench scale instructions lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -84,6 +84,12 @@ guest-binaries: deps
 bench: deps
 	$(CARGO) build --release --package flyover-bench
 	$(TARGET)/release/flyover-bench all
+
+## scale: 10,000 connections over a kill and a restart, 100,000 over a reload of the ruleset: what is lost, how long it takes
+scale: deps
+	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin scale
+	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/scale restart --connections 10000
+	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/scale reload --connections 100000
 
 ## instructions: no more instructions a packet than bench/instructions.txt says
 instructions: deps

@@ -154,6 +154,17 @@ impl Gateway {
         Ok(Status(json))
     }
 
+    /// Asks `flyover stats --json`.
+    ///
+    /// # Errors
+    /// When nobody answers, or no JSON.
+    pub fn stats(&self) -> Result<Status> {
+        let text = self.ask(&["stats", "--json"])?;
+        let json = serde_json::from_str(&text)
+            .map_err(|e| LabError::Shape { what: "stats --json".to_owned(), text: format!("{e}: {text}") })?;
+        Ok(Status(json))
+    }
+
     /// Asks `flyover flows --json`.
     ///
     /// # Errors

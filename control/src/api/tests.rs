@@ -478,7 +478,9 @@ fn json_keys_are_stable() {
     let short: Vec<String> = keys(&value).into_iter().filter(|key| !key.contains("_by_reason.")).collect();
     let expected = "dropped_by_reason packets packets.dropped packets.fast packets.from_kernel packets.hardware \
         packets.punted punt punt.control punt.dropped_by_reason punt.from_kernel punt.thread punt.to_kernel \
-        punted_by_reason workers workers.busy_percent workers.core workers.dropped_by_reason workers.empty_polls \
+        punted_by_reason tracker tracker.asked tracker.changes tracker.deadline_missed tracker.entries \
+        tracker.not_forwarded tracker.proofs tracker.stale_proofs tracker.table_full tracker.unasked workers \
+        workers.busy_percent workers.core workers.dropped_by_reason workers.empty_polls \
         workers.packets workers.packets.dropped workers.packets.fast workers.packets.from_kernel \
         workers.packets.hardware workers.packets.punted workers.polls workers.punted_by_reason workers.sleeps";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -268,6 +268,31 @@ pub struct Stats {
     pub workers: Vec<WorkerStats>,
     /// Punt threads.
     pub punt: Vec<PuntStats>,
+    /// The lives of flows.
+    pub tracker: TrackerCounts,
+}
+
+/// What happened to flows, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackerCounts {
+    /// Conntrack entries that were looked at: events, dumps and answers.
+    pub entries: u64,
+    /// Proofs that were taken.
+    pub proofs: u64,
+    /// Proofs that came too late: something had changed since.
+    pub stale_proofs: u64,
+    /// Directions that went back because the kernel did not forward their probe.
+    pub not_forwarded: u64,
+    /// Directions that went back because their packets flew and none of them proved it in time.
+    pub deadline_missed: u64,
+    /// Announced changes: rules, routes, neighbours, links, addresses.
+    pub changes: u64,
+    /// Connections that found no room in the flow table, and stay in the kernel.
+    pub table_full: u64,
+    /// 5-tuples without an entry that conntrack was asked for.
+    pub asked: u64,
+    /// The same, but too many at a time: not asked for.
+    pub unasked: u64,
 }
 
 /// Counters of one worker.

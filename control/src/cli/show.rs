@@ -185,6 +185,20 @@ pub(super) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
         ]);
     }
     punt.flush(out)?;
+    let tracker = &stats.tracker;
+    writeln!(out, "\nflows")?;
+    let told = [
+        ("conntrack entries looked at", tracker.entries),
+        ("proofs", tracker.proofs),
+        ("proofs that came too late", tracker.stale_proofs),
+        ("announced changes", tracker.changes),
+        ("directions whose probe the kernel did not forward", tracker.not_forwarded),
+        ("directions not proved in time", tracker.deadline_missed),
+        ("connections without room in the flow table", tracker.table_full),
+        ("unknown 5-tuples asked for", tracker.asked),
+        ("unknown 5-tuples too many to ask for", tracker.unasked),
+    ];
+    numbers(out, &told)?;
     reasons(out, "punted", &stats.punted_by_reason)?;
     reasons(out, "dropped", &stats.dropped_by_reason)
 }

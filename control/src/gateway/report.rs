@@ -7,8 +7,8 @@ use super::ports::GatewayPort;
 use super::state::{State, WorkerView};
 use crate::api::{
     ByReason, ConntrackCounts, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PacketCounts,
-    PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TupleInfo, TwinCounters, WorkerStats,
-    WorkerStatus, proto_name,
+    PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TrackerCounts, TupleInfo, TwinCounters,
+    WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
@@ -65,6 +65,7 @@ impl Handler for State {
             dropped_by_reason: self.dropped(&counted),
             workers: self.workers.iter().map(|worker| self.worker_stats(worker)).collect(),
             punt: vec![self.punt_stats()],
+            tracker: self.tracker_counts(),
         }
     }
 
@@ -146,6 +147,21 @@ impl State {
             empty_polls: worker.activity.empty_polls.get(),
             sleeps: worker.activity.sleeps.get(),
             busy_percent: self.shares(worker).0,
+        }
+    }
+
+    fn tracker_counts(&self) -> TrackerCounts {
+        let stats = self.tracker.stats();
+        TrackerCounts {
+            entries: stats.entries,
+            proofs: stats.proofs,
+            stale_proofs: stats.stale_proofs,
+            not_forwarded: stats.not_forwarded,
+            deadline_missed: stats.deadline_missed,
+            changes: stats.changes,
+            table_full: stats.table_full,
+            asked: stats.asked,
+            unasked: stats.unasked,
         }
     }
 
