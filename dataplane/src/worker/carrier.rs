@@ -118,9 +118,8 @@ impl Carrier {
     /// Decides which of the held packets wait no longer: because their direction flies now, or because it
     /// doesn't.
     pub(super) fn decide_held(&mut self) {
-        for held in self.held.iter_mut() {
-            (held.verdict, held.slot) = decide::held(&self.link, held, self.now);
-        }
+        let (link, now) = (&self.link, self.now);
+        self.held.decide(|held| decide::held(link, held, now));
     }
 
     /// Does with the held packets what was decided.

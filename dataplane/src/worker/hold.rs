@@ -27,6 +27,8 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct HoldQueue {
     queue: VecDeque<Held>,
+    /// Directions of which a packet was found to have to wait since all were last decided on.
+    waiters: Waiters,
     /// How many wait, by a hash of their slots: tells in one load that none of a direction does.
     waiting: [u16; BUCKETS],
 }
@@ -39,7 +41,7 @@ const fn bucket(slot: Slot) -> usize {
 
 impl Default for HoldQueue {
     fn default() -> Self {
-        Self { queue: VecDeque::with_capacity(CAPACITY), waiting: [0; BUCKETS] }
+        Self { queue: VecDeque::with_capacity(CAPACITY), waiters: Waiters::default(), waiting: [0; BUCKETS] }
     }
 }
 
@@ -74,8 +76,89 @@ impl HoldQueue {
         Some(held)
     }
 
-    /// All that wait, oldest first.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
-        self.queue.iter_mut()
+    /// Decides on all that wait, oldest first. Control may move a direction's state meanwhile: where one packet has to
+    /// wait, those behind it wait too.
+    pub(super) fn decide(&mut self, mut decide: impl FnMut(&Held) -> (Verdict, Option<Slot>)) {
+        self.waiters.clear();
+        for held in &mut self.queue {
+            if self.waiters.contains(held.flow.slot) {
+                held.verdict = Verdict::Hold;
+                continue;
+            }
+            (held.verdict, held.slot) = decide(held);
+            if held.verdict == Verdict::Hold {
+                self.waiters.insert(held.flow.slot);
+            }
+        }
+    }
+
+    /// Decides on a packet that has just come, by the same rule; behind all that wait and those decided on before it.
+    #[inline(always)]
+    pub(super) fn decide_new(&mut self, slot: Slot, decide: impl FnOnce() -> Verdict) -> Verdict {
+        if !self.waiters.is_empty() && self.waiters.contains(slot) {
+            return Verdict::Hold;
+        }
+        let verdict = if self.concerns(slot) { Verdict::Hold } else { decide() };
+        if verdict == Verdict::Hold {
+            self.waiters.insert(slot);
+        }
+        verdict
+    }
+}
+
+/// A set of slots, of fixed size: twice as many places as there can be packets that wait.
+#[derive(Debug)]
+struct Waiters {
+    /// A slot, and the clearing since which it is in.
+    places: Box<[(u32, u32); PLACES]>,
+    clearing: u32,
+    len: usize,
+}
+
+const PLACES: usize = (2 * (CAPACITY + super::BURST)).next_power_of_two();
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self { places: Box::new([(0, 0); PLACES]), clearing: 1, len: 0 }
+    }
+}
+
+impl Waiters {
+    fn clear(&mut self) {
+        if self.len == 0 {
+            return;
+        }
+        self.len = 0;
+        self.clearing = self.clearing.wrapping_add(1);
+        if self.clearing == 0 {
+            // What was left by the clearing of this number four thousand million ago.
+            self.places.fill((0, 0));
+            self.clearing = 1;
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn contains(&self, slot: Slot) -> bool {
+        self.place(slot).is_some_and(|(_, found)| found)
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        if let Some((place, false)) = self.place(slot) {
+            self.places[place % PLACES] = (slot.to_bits(), self.clearing);
+            self.len += 1;
+        }
+    }
+
+    /// Where a slot is, or would be put.
+    fn place(&self, slot: Slot) -> Option<(usize, bool)> {
+        let first = (slot.to_bits().wrapping_mul(0x9e37_79b1) >> 16) as usize;
+        (first..first + PLACES).find_map(|at| {
+            let (other, clearing) = self.places[at % PLACES];
+            let vacant = clearing != self.clearing;
+            (vacant || other == slot.to_bits()).then_some((at % PLACES, !vacant))
+        })
     }
 }

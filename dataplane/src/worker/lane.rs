@@ -96,16 +96,11 @@ impl Lane {
     }
 
     /// Decides on each packet, reading every entry's state before anything is sent.
-    pub(super) fn decide(&mut self, link: &WorkerLink, held: &HoldQueue, now: u32) {
-        let nobody_waits = held.is_empty();
+    pub(super) fn decide(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
         let packets = self.mbufs.iter().zip(&self.headers).zip(&self.slots);
         for (((mbuf, headers), slot), verdict) in packets.zip(&mut self.verdicts) {
             *verdict = match slot {
-                Some(slot) if nobody_waits || !held.concerns(*slot) => {
-                    decide::flow(link, mbuf, headers, *slot, now)
-                }
-                // An earlier one waits: not before it.
-                Some(_) => Verdict::Hold,
+                Some(slot) => held.decide_new(*slot, || decide::flow(link, mbuf, headers, *slot, now)),
                 None => Verdict::Punt(PuntReason::NoFlow, PuntEvent::None),
             };
         }

@@ -185,7 +185,7 @@ impl Worker {
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
         // sent, what was held, what came in just now.
         carrier.decide_held();
-        lane.decide(&carrier.link, &carrier.held, carrier.now);
+        lane.decide(&carrier.link, &mut carrier.held, carrier.now);
         carrier.send_from_kernel();
         carrier.release_held();
         carrier.carry_out(lane);

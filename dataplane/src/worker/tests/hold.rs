@@ -24,7 +24,12 @@ fn order_and_capacity() {
     let back = queue.push(held(&bench, flow(1), 9999)).expect_err("full");
     assert_eq!(number(back.mbuf.data()), 9999, "what found no room comes back");
     assert_eq!(queue.len(), CAPACITY);
-    assert!(queue.iter_mut().map(|held| number(held.mbuf.data())).eq(0..CAPACITY as u16));
+    let mut seen = Vec::new();
+    queue.decide(|held| {
+        seen.push(number(held.mbuf.data()));
+        (Verdict::Fly, held.slot)
+    });
+    assert!(seen.into_iter().eq(0..CAPACITY as u16), "decided on in the order of their coming");
     let popped = std::iter::from_fn(|| queue.pop()).map(|held| number(held.mbuf.data()));
     assert!(popped.eq(0..CAPACITY as u16));
     drop(back);
@@ -46,6 +51,39 @@ fn a_direction_is_concerned_as_long_as_one_of_its_packets_waits() {
     assert_eq!(concerned(&queue), [true, false, false]);
     drop(queue.pop());
     assert_eq!(concerned(&queue), [false; 3]);
+    assert_eq!(bench.in_use(), 0);
+}
+
+/// Control moves a direction's state while the worker decides on its packets.
+#[test]
+fn where_one_waits_all_behind_it_wait() {
+    let (bench, mut queue) = (Bench::new(), HoldQueue::default());
+    // The second hashes like the first, wherever that is.
+    let (moved, other) = (flow(1), flow(1 + 256));
+    for (flow, number) in [(moved, 0), (other, 1), (moved, 2), (other, 3), (moved, 4)] {
+        assert!(queue.push(held(&bench, flow, number)).is_ok());
+    }
+    let mut asked = Vec::new();
+    queue.decide(|held| {
+        let number = number(held.mbuf.data());
+        asked.push(number);
+        (if number == 0 { Verdict::Hold } else { Verdict::Fly }, held.slot)
+    });
+    assert_eq!(asked, [0, 1, 3], "it waits already: its state is not looked at again");
+    let verdicts = |queue: &mut HoldQueue| -> Vec<_> {
+        let popped: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        popped.iter().map(|held| held.verdict == Verdict::Fly).collect()
+    };
+    assert_eq!(verdicts(&mut queue), [false, true, false, true, false]);
+
+    // The same of packets that have just come.
+    queue.decide(|_| unreachable!("none waits"));
+    assert_eq!(queue.decide_new(moved.slot, || Verdict::Fly), Verdict::Fly);
+    assert_eq!(queue.decide_new(moved.slot, || Verdict::Hold), Verdict::Hold);
+    assert_eq!(queue.decide_new(moved.slot, || Verdict::Fly), Verdict::Hold);
+    assert_eq!(queue.decide_new(other.slot, || Verdict::Fly), Verdict::Fly);
+    queue.decide(|_| unreachable!("none waits"));
+    assert_eq!(queue.decide_new(moved.slot, || Verdict::Fly), Verdict::Fly, "decided anew in each round");
     assert_eq!(bench.in_use(), 0);
 }
 
