@@ -304,6 +304,9 @@ fn port(
     }
     let mac = twin.mac().map_err(setting(name, "asked for its MAC address"))?;
     port.start().map_err(port_error)?;
+    if let Err(error) = port.keep_flows_on_queues() {
+        tracing::warn!(port = name, %error, "packets of a flow may leave out of order: use one worker, or another device");
+    }
     // The twin's multicast addresses are the kernel's affair: without theirs IPv6 finds no neighbour.
     if let Err(error) = port.set_allmulticast(true) {
         tracing::info!(port = name, %error, "the device has no switch for multicast");

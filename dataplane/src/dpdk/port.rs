@@ -3,6 +3,7 @@
 mod config;
 mod info;
 mod queue;
+mod steering;
 mod wire;
 
 use std::ffi::{CStr, CString};
@@ -131,6 +132,14 @@ pub enum PortError {
     /// The device's wire side in the kernel does not take its MAC address.
     #[error("{device}: the MAC address of its wire side: {source}")]
     WireMac {
+        /// The device.
+        device: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device's wire side in the kernel does not take the program that keeps flows on their queues.
+    #[error("{device}: a program to keep flows on their queues: {source}")]
+    Steering {
         /// The device.
         device: String,
         /// Why.
