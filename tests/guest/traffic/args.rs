@@ -15,6 +15,8 @@ pub(crate) struct Args {
     /// Datagrams, and bytes in each.
     pub(crate) count: u32,
     pub(crate) size: usize,
+    /// Datagrams on the way at a time.
+    pub(crate) window: u32,
     /// How long to talk in small messages first, which gives whoever forwards the time to notice the connection.
     pub(crate) warm: Duration,
     /// The TOS byte or traffic class.
@@ -32,6 +34,7 @@ impl Args {
             bytes: 0,
             count: 1,
             size: 64,
+            window: 32,
             warm: Duration::ZERO,
             tos: 0,
             source: 0,
@@ -43,6 +46,7 @@ impl Args {
                 "bytes" => args.bytes = number(key, value)?,
                 "count" => args.count = number(key, value)?,
                 "size" => args.size = number(key, value)?,
+                "window" => args.window = number(key, value)?,
                 "warm" => args.warm = Duration::from_millis(number(key, value)?),
                 "tos" => args.tos = number(key, value)?,
                 "source" => args.source = number(key, value)?,

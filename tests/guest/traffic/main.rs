@@ -4,6 +4,7 @@
 
 mod args;
 mod echo;
+mod flood;
 mod tcp;
 mod udp;
 
@@ -18,6 +19,7 @@ const USAGE: &str = "\
 usage: guest-traffic serve PORT
        guest-traffic tcp ADDRESS:PORT [bytes=N] [warm=MS] [tos=N] [source=PORT] [end=fin|rst]
        guest-traffic udp ADDRESS:PORT [count=N] [size=N] [warm=MS] [tos=N] [source=PORT]
+       guest-traffic flood ADDRESS:PORT [count=N] [size=N] [window=N] [source=PORT]
        guest-traffic json POINTER... < FILE";
 
 /// How long one read may take: a few retransmission timeouts on an emulated machine.
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Some("serve") => echo::serve(words.next()),
         Some("tcp") => Args::parse(words).and_then(|args| tcp::run(&args)),
         Some("udp") => Args::parse(words).and_then(|args| udp::run(&args)),
+        Some("flood") => Args::parse(words).and_then(|args| flood::run(&args)),
         Some("json") => json(words),
         _ => Err(USAGE.into()),
     };
