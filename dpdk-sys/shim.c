@@ -46,6 +46,20 @@ shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned
 	return rte_pktmbuf_alloc_bulk(pool, mbufs, n);
 }
 
+/* All segments, as far as there is room; gives the bytes copied. */
+uint32_t
+shim_mbuf_copy(const struct rte_mbuf *mbuf, void *to, uint32_t room)
+{
+	uint32_t len = RTE_MIN(rte_pktmbuf_pkt_len(mbuf), room);
+	const void *from = rte_pktmbuf_read(mbuf, 0, len, to);
+
+	if (from == NULL)
+		return 0;
+	if (from != to)
+		memcpy(to, from, len);
+	return len;
+}
+
 void
 shim_mbuf_free(struct rte_mbuf *mbuf)
 {

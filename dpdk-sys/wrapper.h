@@ -60,6 +60,7 @@ uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, u
 uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t n);
 struct rte_mbuf *shim_mbuf_alloc(struct rte_mempool *pool);
 int shim_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int n);
+uint32_t shim_mbuf_copy(const struct rte_mbuf *mbuf, void *to, uint32_t room);
 void shim_mbuf_free(struct rte_mbuf *mbuf);
 void shim_mbuf_free_bulk(struct rte_mbuf **mbufs, unsigned int n);
 void shim_mempool_cache_flush(struct rte_mempool *pool);

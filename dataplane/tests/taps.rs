@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::{Netns, interfaces, wait_for};
 use dataplane::dpdk::{Tap, TapError, TapOptions};
 
-const SINGLE: TapOptions = TapOptions { multi_queue: false, kept: false };
-const MULTI: TapOptions = TapOptions { multi_queue: true, kept: false };
+const SINGLE: TapOptions = TapOptions { multi_queue: false, kept: false, vnet_header: false };
+const MULTI: TapOptions = TapOptions { multi_queue: true, kept: false, vnet_header: false };
 
 /// Another test's child process may share the last descriptors until it becomes its program.
 fn gone(ns: &Netns) {
@@ -175,7 +175,7 @@ fn a_keeper_holds_the_neighbours_and_takes_no_frames() {
     if !common::privileged("a_keeper_holds_the_neighbours_and_takes_no_frames") {
         return;
     }
-    const KEPT: TapOptions = TapOptions { multi_queue: true, kept: true };
+    const KEPT: TapOptions = TapOptions { kept: true, ..MULTI };
     let ns = Netns::new();
     let twin = ns.run(|| Tap::open("wan0", MULTI)).expect("opens");
     twin.set_persistent(true).expect("persists");

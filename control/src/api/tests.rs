@@ -469,7 +469,7 @@ fn json_keys_are_stable() {
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let port = serde_json::to_value(PortStatus::default()).expect("JSON");
     let expected = "admin_up device driver link_up mac mtu name netns queues rx rx.bytes rx.errors rx.missed \
-        rx.packets speed_mbps twin twin.rx_bytes twin.rx_packets twin.tx_bytes twin.tx_packets tx tx.bytes \
+        rx.packets speed_mbps twin twin.rx_bytes twin.rx_packets twin.tx_bytes twin.tx_packets twin_io tx tx.bytes \
         tx.errors tx.missed tx.packets";
     assert_eq!(keys(&port).join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let stats =

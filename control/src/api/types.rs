@@ -128,6 +128,8 @@ pub struct PortStatus {
     pub rx: PortCounters,
     /// Sent to the wire.
     pub tx: PortCounters,
+    /// How the twin's frames are carried: `tap` or `vhost-net`.
+    pub twin_io: String,
     /// The twin, as the kernel counts it.
     pub twin: TwinCounters,
 }

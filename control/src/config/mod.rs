@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
 pub use error::{ConfigError, Place, Problem};
 pub use machine::Machine;
-pub use values::{Accelerate, Construct, Mark, Offload};
+pub use values::{Accelerate, Construct, Mark, Offload, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover.sock";
@@ -69,6 +69,8 @@ pub struct PortConfig {
     pub descriptors: Option<u16>,
     /// MTU that the twin gets at start; by default the twin's own is left as it is.
     pub mtu: Option<u16>,
+    /// How the twin's frames are carried.
+    pub twin_io: TwinIo,
 }
 
 /// `[workers]`

@@ -29,6 +29,7 @@ pub(super) struct RawPort {
     pub(super) queues: Option<Spanned<i64>>,
     pub(super) descriptors: Option<Spanned<i64>>,
     pub(super) mtu: Option<Spanned<i64>>,
+    pub(super) twin_io: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

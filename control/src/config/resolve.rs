@@ -15,7 +15,7 @@ use super::source::Source;
 use super::values::{self, Accelerate, Construct, Mark, Offload};
 use super::{
     ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_CAPACITY,
-    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, PolicyConfig, PortConfig, WorkersConfig,
+    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, PolicyConfig, PortConfig, TwinIo, WorkersConfig,
 };
 
 /// Least and most MTU of a twin: what IPv4 needs at least, and what NICs with jumbo frames take.
@@ -48,7 +48,8 @@ pub(super) fn from_options<S: AsRef<str>>(options: &[S], machine: &Machine) -> R
             option.as_ref().split_once('=').ok_or_else(|| source.fault(Problem::NotNameAndDevice))?;
         let text = |text: &str| Spanned::new(0..0, text.to_owned());
         let (name, device) = (text(name), text(device));
-        let port = RawPort { name, device, netns: None, queues: None, descriptors: None, mtu: None };
+        let port =
+            RawPort { name, device, netns: None, queues: None, descriptors: None, mtu: None, twin_io: None };
         ports.add(&source, &(0..0), port, machine)?;
     }
     let source = Source::PortOption("NAME=DEVICE");
@@ -124,11 +125,15 @@ impl Ports {
         let small = |key, range, value: Option<Spanned<i64>>| {
             value.map(|value| number(source, key, &value, range)).transpose()
         };
+        let twin_io = raw.twin_io.map_or(Ok(TwinIo::Auto), |text| {
+            TwinIo::parse(text.get_ref()).map_err(|right| value(source, "twin_io", &text, right))
+        })?;
         self.places.push(source.earlier(span));
         self.done.push(PortConfig {
             queues: small("queues", 1..=i64::from(MAX_QUEUES), raw.queues)?,
             descriptors: small("descriptors", DESCRIPTORS, raw.descriptors)?,
             mtu: small("mtu", MTU, raw.mtu)?,
+            twin_io,
             name,
             device,
             netns,

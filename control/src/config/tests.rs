@@ -38,6 +38,7 @@ device = "0000:3b:00.0"
 queues = 2
 descriptors = 1024
 mtu = 1500
+twin_io = "vhost-net"
 [workers]
 cores = [1]
 idle_sleep = "0"
@@ -61,6 +62,7 @@ listen = "127.0.0.1:9477"
     let [wan, lan] = config.ports.as_slice() else { panic!("two ports") };
     assert_eq!((wan.name.as_str(), wan.netns.as_deref()), ("wan0", Some("uplink")));
     assert_eq!(wan.device.to_string(), "net_tap0,iface=uplink");
+    assert_eq!((wan.twin_io, lan.twin_io), (TwinIo::Auto, TwinIo::VhostNet));
     assert_eq!((lan.queues, lan.descriptors, lan.mtu), (Some(2), Some(1024), Some(1500)));
     assert_eq!(
         (config.workers.cores.as_slice(), config.workers.idle_sleep),
@@ -119,7 +121,7 @@ fn keys_that_do_not_exist_are_named_with_the_likely_one() {
     assert_eq!(
         fault_below_port("mtuu = 1500"),
         "gw.toml:4:1: unknown key `mtuu` in [[port]] (did you mean `mtu`?); \
-         the keys here are name, device, netns, queues, descriptors, mtu"
+         the keys here are name, device, netns, queues, descriptors, mtu, twin_io"
     );
     assert_eq!(
         fault_below_port("[flows]\n  capcity = 1"),
@@ -388,6 +390,7 @@ fn line() -> impl Strategy<Value = String> {
         "queues",
         "descriptors",
         "mtu",
+        "twin_io",
         "cores",
         "idle_sleep",
         "capacity",

@@ -56,6 +56,18 @@ choices! {
 }
 
 choices! {
+    /// How frames go between a twin and Flyover.
+    TwinIo {
+        /// vhost-net where there is one, else as a tap.
+        Auto => "auto",
+        /// A system call a frame.
+        Tap => "tap",
+        /// Rings shared with a kernel thread; an error where that can't be.
+        VhostNet => "vhost-net",
+    }
+}
+
+choices! {
     /// A construct of a ruleset that sees fewer packets once a flow flies.
     Construct {
         /// `queue`: packets handed to user space.

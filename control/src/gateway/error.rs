@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dataplane::dpdk::{EalError, MempoolError, PortError, TapError};
+use dataplane::dpdk::{EalError, MempoolError, PortError, TapError, VhostError};
 use thiserror::Error;
 
 /// Why a gateway could not start or had to stop.
@@ -46,6 +46,14 @@ pub enum GatewayError {
         name: String,
         /// Why.
         source: TapError,
+    },
+    /// `twin_io = "vhost-net"` could not be had.
+    #[error("port {name}: vhost-net can't carry its twin's frames; twin_io = \"auto\" would do without")]
+    Vhost {
+        /// The port's name.
+        name: String,
+        /// Why.
+        source: VhostError,
     },
     /// The flow table could not be made.
     #[error("no memory for a flow table of {capacity} connections; lower [flows] capacity")]

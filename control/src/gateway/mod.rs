@@ -11,6 +11,7 @@ mod settle;
 mod start;
 mod state;
 mod threads;
+mod twins;
 
 use std::time::Duration;
 

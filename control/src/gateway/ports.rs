@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dataplane::dpdk::{Port, Tap};
 
-use crate::config::PortConfig;
+use crate::config::{PortConfig, TwinIo};
 use crate::netlink::watch::Link;
 
 /// One port and its twin.
@@ -15,6 +15,8 @@ pub(super) struct GatewayPort {
     pub(super) config: PortConfig,
     pub(super) port: Port,
     pub(super) twin: Arc<Tap>,
+    /// How the twin's frames are carried; never [`TwinIo::Auto`].
+    pub(super) twin_io: TwinIo,
     pub(super) ifindex: u32,
     pub(super) queues: u16,
     pub(super) mac: [u8; 6],

@@ -235,6 +235,7 @@ fn port_status(port: &GatewayPort, twin: &dataplane::punt::TwinCounters) -> Port
             missed: stats.imissed + stats.rx_nombuf,
         },
         tx: PortCounters { packets: stats.opackets, bytes: stats.obytes, errors: stats.oerrors, missed: 0 },
+        twin_io: port.twin_io.name().to_owned(),
         twin: TwinCounters {
             rx_packets: twin.to_kernel.packets.get(),
             rx_bytes: twin.to_kernel.bytes.get(),

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use crossbeam::queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{
-    Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TapOptions, TxQueue,
+    Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TxQueue,
 };
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
-use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread};
+use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread, Twin};
 use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::error::GatewayError;
@@ -23,6 +23,7 @@ use super::service::Keepers;
 use super::settle::Settling;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
+use super::twins;
 use crate::api;
 use crate::cli::RunOptions;
 use crate::config::{Config, PortConfig};
@@ -59,7 +60,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
 
     let pool = packet_pool(config, workers)?;
     let mut keepers = Keepers::inherited();
-    let (ports, taps, queues) = ports(config, workers, &pool, &keepers)?;
+    let (ports, twins, queues) = ports(config, workers, &pool, &keepers)?;
 
     let capacity = config.flows.capacity as usize;
     let table_error = |source| GatewayError::Table { capacity, source };
@@ -90,7 +91,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         stop: Arc::clone(&stop),
     };
     let punt = PuntThread::new(
-        taps,
+        twins,
         punt_link,
         Arc::clone(&table),
         table.qsbr().register()?,
@@ -183,7 +184,7 @@ fn hold(ports: &[GatewayPort], keepers: &mut Keepers) {
 }
 
 /// An error of a setting of a twin.
-fn setting(name: &str, what: &'static str) -> impl Fn(io::Error) -> GatewayError {
+pub(super) fn setting(name: &str, what: &'static str) -> impl Fn(io::Error) -> GatewayError {
     let name = name.to_owned();
     move |source| GatewayError::TwinSetting { name: name.clone(), what, source }
 }
@@ -210,8 +211,11 @@ fn packet_count(config: &Config, workers: usize) -> usize {
     let queues: usize = config.ports.iter().map(|port| 2 * usize::from(descriptors(port)) * workers).sum();
     let threads = workers + 1;
     let bursts = workers * config.ports.len() * 2 * dataplane::worker::BURST;
+    // A tap's twin keeps a spare buffer; vhost-net's rings are full of them.
+    let twins = config.ports.len() * 2 * usize::from(Tap::VHOST_DESCRIPTORS);
     queues
         + bursts
+        + twins
         + CONTROL_RING
         + TRANSIT_RING
         + workers * (FROM_KERNEL_RING + HELD)
@@ -220,7 +224,8 @@ fn packet_count(config: &Config, workers: usize) -> usize {
 
 fn data_room(config: &Config) -> u16 {
     let mtu = config.ports.iter().filter_map(|port| port.mtu).max().unwrap_or(1500).max(1984);
-    mtu.saturating_add(L2_ROOM)
+    // Some NICs (igb, ixgbe) fill buffers by whole kilobytes, and spread what is longer over several.
+    mtu.saturating_add(L2_ROOM).next_multiple_of(1024)
 }
 
 fn packet_memory_mb(config: &Config, workers: usize) -> u32 {
@@ -235,36 +240,37 @@ fn packet_pool(config: &Config, workers: usize) -> Result<Mempool, GatewayError>
     Ok(Mempool::packets("flyover", count, data_room(config), CACHE, None)?)
 }
 
-type Ports = (Vec<GatewayPort>, Vec<Arc<Tap>>, Vec<Vec<WorkerPort>>);
+type Ports = (Vec<GatewayPort>, Vec<Twin>, Vec<Vec<WorkerPort>>);
 
 /// Ports with their twins, the twins for the punt thread, and the queues by worker.
 fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> Result<Ports, GatewayError> {
-    let (mut ports, mut taps) = (Vec::new(), Vec::new());
+    let (mut ports, mut twins) = (Vec::new(), Vec::new());
     let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
-    for port_config in &config.ports {
-        let (port, rx, tx) = port(port_config, workers, pool, keepers.has(&port_config.name))?;
+    for (number, port_config) in config.ports.iter().enumerate() {
+        let kept = keepers.has(&port_config.name);
+        let (port, twin, rx, tx) = port(number, port_config, workers, pool, kept)?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
             worker.push(WorkerPort { rx: rx.next(), tx });
         }
-        taps.push(Arc::clone(&port.twin));
+        twins.push(twin);
         ports.push(port);
     }
-    Ok((ports, taps, queues))
+    Ok((ports, twins, queues))
 }
 
 fn port(
+    number: usize,
     config: &PortConfig,
     workers: usize,
     pool: &Mempool,
     kept: bool,
-) -> Result<(GatewayPort, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
+) -> Result<(GatewayPort, Twin, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
     let device = config.device.to_string();
     let name = &config.name;
     let port_error = |source| GatewayError::Port { name: name.clone(), device: device.clone(), source };
 
-    let twin = Tap::open(name, TapOptions { multi_queue: true, kept })
-        .map_err(|source| GatewayError::Twin { name: name.clone(), source })?;
+    let twin = twins::open(config, kept)?;
     let netns = config.netns.as_deref().map(|name| Path::new("/run/netns").join(name));
     let port = Port::attach(&device, netns.as_deref()).map_err(port_error)?;
 
@@ -315,18 +321,20 @@ fn port(
         port.set_promiscuous(true).map_err(port_error)?;
     }
     let (rx, tx) = port.take_queues().map_err(port_error)?;
+    let (twin, way, twin_io) = twins::carry(twin, number, config, mac, pool)?;
     let gateway_port = GatewayPort {
         config: config.clone(),
         ifindex: twin.index().map_err(setting(name, "asked for its index"))?,
         mtu: twin.mtu().map_err(setting(name, "asked for its MTU"))?,
         admin_up: twin.is_up().map_err(setting(name, "asked for its state"))?,
         port,
-        twin: Arc::new(twin),
+        twin,
+        twin_io,
         queues: rx_queues as u16,
         mac,
         carrier: None,
     };
-    Ok((gateway_port, rx, tx))
+    Ok((gateway_port, way, rx, tx))
 }
 
 pub(super) fn timing(config: &Config) -> Result<Timing, GatewayError> {

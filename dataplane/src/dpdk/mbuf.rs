@@ -72,6 +72,13 @@ impl Mbuf {
         self.head().pkt_len as usize
     }
 
+    /// Copies the bytes of all segments, as far as there is room, and gives their number.
+    pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        let room = u32::try_from(to.len()).unwrap_or(u32::MAX);
+        // SAFETY: we own the packet; `to` is as long as `room` says, or longer.
+        unsafe { sys::shim_mbuf_copy(self.0.as_ptr(), to.as_mut_ptr().cast(), room) as usize }
+    }
+
     /// Segments, at least 1.
     #[inline]
     pub fn segments(&self) -> u16 {
@@ -88,6 +95,12 @@ impl Mbuf {
     #[inline]
     pub fn was_received(&self) -> bool {
         self.port() != u16::MAX
+    }
+
+    /// Forgets the port that received it, as if it had been made here.
+    #[inline]
+    pub fn forget_port(&mut self) {
+        self.head_mut().port = u16::MAX;
     }
 
     /// What the port found out about the packet.

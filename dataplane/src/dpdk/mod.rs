@@ -44,5 +44,5 @@ pub use mempool::{Mempool, MempoolError};
 pub use port::{
     Direction, Link, Port, PortConfig, PortError, PortInfo, PortStats, RxQueue, TxQueue, wire_mac_of,
 };
-pub use tap::{Tap, TapError, TapOptions};
+pub use tap::{Tap, TapError, TapOptions, VhostError, VhostQueues};
 pub use thread::{RegisterError, ThreadRegistration, register_thread, tsc, tsc_hz};

@@ -16,6 +16,18 @@ nix::ioctl_readwrite_bad!(get_flags, libc::SIOCGIFFLAGS, ifreq);
 nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, ifreq);
 nix::ioctl_readwrite_bad!(get_index, libc::SIOCGIFINDEX, ifreq);
 nix::ioctl_readwrite_bad!(get_name, libc::SIOCGIFNAME, ifreq);
+nix::ioctl_readwrite_bad!(ethtool, SIOCETHTOOL, ifreq);
+
+/// linux/sockios.h, linux/ethtool.h.
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_SGRO: u32 = 0x2c;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
 
 /// A device of the network namespace in which this was opened, by name.
 #[derive(Debug)]
@@ -111,6 +123,16 @@ impl Netdev {
         request.ifr_ifru.ifru_flags = (flags & 0xffff) as i16;
         // SAFETY: `request` is a valid ifreq.
         unsafe { set_flags(self.socket.as_raw_fd(), &raw const request) }?;
+        Ok(())
+    }
+
+    /// Whether received packets may be merged before the kernel sees them.
+    pub(super) fn set_gro(&self, on: bool) -> io::Result<()> {
+        let mut value = EthtoolValue { cmd: ETHTOOL_SGRO, data: u32::from(on) };
+        let mut request = self.request()?;
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: `request` is a valid ifreq that points to what this command reads, which lives through the call.
+        unsafe { ethtool(self.socket.as_raw_fd(), &raw mut request) }?;
         Ok(())
     }
 

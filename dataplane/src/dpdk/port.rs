@@ -2,6 +2,7 @@
 
 mod config;
 mod info;
+mod interrupt;
 mod queue;
 mod steering;
 mod wire;

@@ -1,18 +1,20 @@
 //! A tap: the kernel's side of a port.
 
 mod query;
+mod vhost;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, c_int, ifreq};
+use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, c_int, ifreq};
 use nix::errno::Errno;
 
 use super::keeper::Keeper;
 use super::netdev::{self, Netdev};
 use query::Kind;
+pub use vhost::{VhostError, VhostQueues};
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
@@ -27,6 +29,9 @@ pub struct TapOptions {
     pub multi_queue: bool,
     /// This process has its [`Keeper`](super::Keeper), which is no stranger's queue.
     pub kept: bool,
+    /// Put a virtio-net header before each frame, as [`Tap::attach_vhost`] needs it. For [`Tap::read`] and
+    /// [`Tap::write`] it must be off. Decided by the first descriptor that opens the tap.
+    pub vnet_header: bool,
 }
 
 /// Why a tap can't be opened.
@@ -120,6 +125,11 @@ impl Tap {
         let Self { file, .. } = self.open_queue()?;
         let kernel = |source| TapError::Kernel { name: self.name().to_owned(), source };
         Keeper::new(self.name(), file.into()).map_err(kernel)
+    }
+
+    /// How it was opened.
+    pub const fn options(&self) -> TapOptions {
+        self.options
     }
 
     /// Whether opening it made the interface. `false` if it existed, with the addresses and routes that it has.
@@ -226,7 +236,10 @@ fn attach(name: &str, options: TapOptions) -> Result<File, TapError> {
             _ => TapError::NoTunDevice(e),
         })?;
     let mut request = netdev::request_for(name).map_err(kernel)?;
-    let flags = IFF_TAP | IFF_NO_PI | if options.multi_queue { IFF_MULTI_QUEUE } else { 0 };
+    let flags = IFF_TAP
+        | IFF_NO_PI
+        | if options.multi_queue { IFF_MULTI_QUEUE } else { 0 }
+        | if options.vnet_header { IFF_VNET_HDR } else { 0 };
     request.ifr_ifru.ifru_flags = flags as i16;
     // SAFETY: the file is the tun clone device, and `request` a valid ifreq.
     match unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) } {

@@ -6,8 +6,10 @@ mod frames;
 mod local;
 mod observation;
 mod outbox;
+mod outgoing;
 mod rings;
 mod thread;
+mod twin;
 mod unknown;
 
 pub use bell::Bell;
@@ -16,3 +18,4 @@ pub use local::LocalAddresses;
 pub use observation::{Observation, Proof, PuntCommand};
 pub use rings::{PuntClass, PuntEvent, PuntRings, Punted};
 pub use thread::{PuntCounters, PuntLink, PuntThread, TwinCounters};
+pub use twin::Twin;

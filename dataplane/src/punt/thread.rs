@@ -14,17 +14,18 @@ use nix::sys::time::TimeSpec;
 
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
 use super::outbox::Outbox;
+use super::outgoing::Outgoing;
 use super::unknown::Unknown;
 use super::{
-    Bell, FromKernel, KernelFrames, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted,
+    Bell, FromKernel, KernelFrames, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted, Twin,
 };
 use crate::clock::Clock;
-use crate::dpdk::{Mbuf, Mempool, Tap};
+use crate::dpdk::{BURST_MAX, Burst, Mbuf, Mempool};
 use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
 use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
 
 /// Packets taken from a ring, or frames read from a twin, before the other side gets its turn.
-const BATCH: usize = 64;
+const BATCH: usize = BURST_MAX;
 /// Rounds without work before the thread begins to sleep.
 const SPIN: u32 = 64;
 /// The first sleep; each that follows is twice as long, up to the longest allowed. Workers can't wake the thread
@@ -101,7 +102,9 @@ pub struct PuntLink {
 
 /// See the module.
 pub struct PuntThread {
-    twins: Vec<Arc<Tap>>,
+    twins: Vec<Twin>,
+    /// What each twin is to be given next.
+    outgoing: Vec<Outgoing>,
     link: PuntLink,
     table: Arc<FlowTable>,
     quiescence: QsbrReader,
@@ -114,7 +117,6 @@ pub struct PuntThread {
     outbox: Outbox,
     /// The last sleep ended without a frame on any twin.
     quiet: bool,
-    buffer: Vec<u8>,
     /// Packets taken from the transit ring so far, and commands with the count after which they are due.
     taken: u64,
     due: Vec<(u64, PuntCommand)>,
@@ -130,7 +132,7 @@ impl std::fmt::Debug for PuntThread {
 impl PuntThread {
     /// A punt thread for these twins, one a port, in the order of the ports.
     pub fn new(
-        twins: Vec<Arc<Tap>>,
+        twins: Vec<Twin>,
         link: PuntLink,
         table: Arc<FlowTable>,
         quiescence: QsbrReader,
@@ -140,8 +142,10 @@ impl PuntThread {
     ) -> Self {
         let counters = Arc::new(PuntCounters::new(twins.len()));
         let outbox = Outbox::new(link.to_workers.clone(), Arc::clone(&link.observations));
+        let outgoing = std::iter::repeat_with(Outgoing::default).take(twins.len()).collect();
         Self {
             twins,
+            outgoing,
             link,
             table,
             quiescence,
@@ -153,8 +157,6 @@ impl PuntThread {
             unknown: Unknown::new(),
             outbox,
             quiet: false,
-            // The longest frame that a tap can give.
-            buffer: vec![0; 65_536 + packet::L2_MAX],
             taken: 0,
             due: Vec::new(),
             housekeeping: 0,
@@ -209,6 +211,9 @@ impl PuntThread {
                 self.deliver(packet, now);
                 work += 1;
             }
+            for port in 0..self.outgoing.len() {
+                self.flush(port);
+            }
         }
         let mut drained = true;
         // After a sleep that no twin ended there is nothing to read.
@@ -256,7 +261,7 @@ impl PuntThread {
         }
     }
 
-    /// Gives a packet to the kernel as it came.
+    /// Queues a packet for its twin, as it came.
     fn deliver(&mut self, packet: Punted, now: u64) {
         let Punted { mbuf, ingress, event, flow, reason, .. } = packet;
         if let Some(flow) = flow {
@@ -273,14 +278,29 @@ impl PuntThread {
             }
         }
         let port = usize::from(ingress.port());
-        let written = self.twins.get(port).is_some_and(|twin| twin.write(mbuf.data()).is_ok());
-        match self.counters.twins.get(port).filter(|_| written) {
-            Some(twin) => {
-                twin.to_kernel.add(1, mbuf.len() as u64);
-                self.counters.punted[reason as usize].add(1);
+        match self.outgoing.get_mut(port) {
+            Some(outgoing) => {
+                if outgoing.push(mbuf, reason) {
+                    self.flush(port);
+                }
             }
             None => self.counters.twin_full.add(1),
         }
+    }
+
+    /// Gives a twin what is queued for it.
+    fn flush(&mut self, port: usize) {
+        let (Some(outgoing), Some(twin)) = (self.outgoing.get_mut(port), self.twins.get_mut(port)) else {
+            return;
+        };
+        let counters = &self.counters;
+        outgoing.flush(twin, |reason, length, taken| match counters.twins.get(port).filter(|_| taken) {
+            Some(twin) => {
+                twin.to_kernel.add(1, length);
+                counters.punted[reason as usize].add(1);
+            }
+            None => counters.twin_full.add(1),
+        });
     }
 
     /// What has no entry, and many packets, is worth asking the kernel for.
@@ -312,30 +332,26 @@ impl PuntThread {
 
     /// Takes what the kernel has sent out of a twin; says how many frames there were.
     fn drain_twin(&mut self, port: usize) -> usize {
-        for nth in 0..BATCH {
-            let Some(twin) = self.twins.get(port) else { return nth };
-            let Ok(length) = twin.read(&mut self.buffer) else { return nth };
-            if let Some(counters) = self.counters.twins.get(port) {
-                counters.from_kernel.add(1, length as u64);
-            }
-            self.forward(port, length);
+        let Some(twin) = self.twins.get_mut(port) else { return 0 };
+        let mut frames = Burst::new();
+        let read = twin.read(&self.pool, &mut frames);
+        if let Some(counters) = self.counters.twins.get(port) {
+            counters.from_kernel.add(read.frames as u64, read.bytes);
         }
-        BATCH
+        self.counters.no_mbuf.add(read.no_mbuf);
+        self.counters.from_kernel_ring_full.add(read.too_long);
+        for frame in frames {
+            self.forward(port, frame);
+        }
+        read.frames
     }
 
     /// Hands one frame to the worker of its port, then tells control what it proves: the worker of that port finds the
     /// frame in its ring when it sees the direction's new state, and any other sees the state after the frame was sent.
-    fn forward(&mut self, port: usize, length: usize) {
-        let seen = self.recognise(port, length);
-        let frame = self.buffer.get(..length).unwrap_or_default();
-        match self.pool.alloc() {
-            Some(mut mbuf) => {
-                let ready = mbuf.extend_from_slice(frame);
-                if !ready || !self.outbox.send(FromKernel { mbuf, port: port as u16 }) {
-                    self.counters.from_kernel_ring_full.add(1);
-                }
-            }
-            None => self.counters.no_mbuf.add(1),
+    fn forward(&mut self, port: usize, mbuf: Mbuf) {
+        let seen = self.recognise(port, mbuf.data());
+        if !self.outbox.send(FromKernel { mbuf, port: port as u16 }) {
+            self.counters.from_kernel_ring_full.add(1);
         }
         if let Seen::Tell(observation) = seen {
             if matches!(observation, Observation::Proof(_)) {
@@ -345,11 +361,10 @@ impl PuntThread {
         }
     }
 
-    fn recognise(&mut self, port: usize, length: usize) -> Seen {
+    fn recognise(&mut self, port: usize, frame: &[u8]) -> Seen {
         if !self.prints.are_outstanding() {
             return Seen::Nothing;
         }
-        let Some(frame) = self.buffer.get(..length) else { return Seen::Nothing };
         let port = port as u16;
         let Ok(headers) = packet::parse(frame, port) else { return Seen::Nothing };
         // Inverted, what leaves is what comes back: the key of the other direction.
@@ -368,14 +383,21 @@ impl PuntThread {
             (false, false) => Duration::MAX,
         };
         let nap = nap.min(longest);
-        let mut polled: Vec<PollFd<'_>> =
-            self.twins.iter().map(|twin| PollFd::new(twin.as_fd(), PollFlags::POLLIN)).collect();
-        polled.push(PollFd::new(self.link.bell.as_fd(), PollFlags::POLLIN));
-        // Interrupted or not, the next round looks for itself.
-        let woken = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
-        if polled.last().is_some_and(|bell| bell.any() == Some(true)) {
-            self.link.bell.silence();
+        // A twin with a frame already keeps the thread awake.
+        let idle = self.twins.iter_mut().fold(true, |idle, twin| twin.arm() && idle);
+        if idle {
+            let twins = self.twins.iter().filter_map(|twin| twin.wake_fd().ok());
+            let mut polled: Vec<PollFd<'_>> = twins.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            polled.push(PollFd::new(self.link.bell.as_fd(), PollFlags::POLLIN));
+            // Interrupted or not, the next round looks for itself.
+            let woken = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
+            if polled.last().is_some_and(|bell| bell.any() == Some(true)) {
+                self.link.bell.silence();
+            }
+            self.quiet = woken == Ok(0);
         }
-        self.quiet = woken == Ok(0);
+        for twin in &mut self.twins {
+            twin.disarm();
+        }
     }
 }

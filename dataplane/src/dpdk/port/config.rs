@@ -30,6 +30,8 @@ pub struct PortConfig<'a> {
     /// Have checksums of received packets checked, where the device offers it. net_tap offers it too, and does it in
     /// software.
     pub rx_checksum: bool,
+    /// Let the receive queues be [armed](super::RxQueue::arm), where the driver can.
+    pub rx_interrupts: bool,
     /// Where received packets are put.
     pub pool: &'a Mempool,
 }
@@ -45,6 +47,7 @@ impl<'a> PortConfig<'a> {
             mtu: None,
             rss: true,
             rx_checksum: true,
+            rx_interrupts: false,
             pool,
         }
     }
@@ -201,6 +204,7 @@ fn device_configuration(config: &PortConfig<'_>, info: &sys::rte_eth_dev_info) -
     }
     conf.rxmode.mtu = u32::from(mtu);
     conf.rxmode.offloads = wanted & info.rx_offload_capa;
+    conf.intr_conf.set_rxq(u32::from(config.rx_interrupts));
     // A packet that arrived in several buffers leaves in several.
     conf.txmode.offloads = sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS & info.tx_offload_capa;
     conf
