@@ -12,7 +12,8 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long guest-binaries bench scale instructions lint clean deps
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long bench scale \
+        instructions lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -67,18 +68,16 @@ valgrind: deps
 	PROPTEST_CASES=8 CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER="valgrind -q --error-exitcode=9" \
 	$(CARGO) test --package dataplane --lib -- flow:: punt::fingerprints --skip stress
 
-## test-guest: on emulated NICs and beside the kernel's flowtable, on two kernels under qemu; ten minutes at most
-test-guest: guest-binaries
-	$(GUEST) tests/guest/suite short
+## test-guest: on emulated NICs, with both kinds of twin, and beside the kernel's flowtable, on two kernels under qemu;
+## ten minutes at most, of GUEST_BUDGET seconds
+test-guest: deps
+	$(CARGO) build --workspace --bins
+	FLYOVER=$(TARGET)/debug/flyover TRAFFIC=$(TARGET)/debug/guest-traffic tests/guest/suite short
 
 ## test-guest-long: the same with every NIC and case, which takes an hour; writes docs/flowtable-comparison.md anew
-test-guest-long: guest-binaries
-	$(GUEST) tests/guest/suite long
-
-GUEST := FLYOVER=$(TARGET)/release/flyover TRAFFIC=$(TARGET)/release/guest-traffic
-
-guest-binaries: deps
+test-guest-long: deps
 	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin guest-traffic
+	FLYOVER=$(TARGET)/release/flyover TRAFFIC=$(TARGET)/release/guest-traffic tests/guest/suite long
 
 ## bench: what packets cost beside what they cost others: tables, bench/results/latest.json and plots
 bench: deps
