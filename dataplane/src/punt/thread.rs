@@ -384,7 +384,7 @@ impl PuntThread {
         };
         let nap = nap.min(longest);
         // A twin with a frame already keeps the thread awake.
-        let idle = self.twins.iter_mut().fold(true, |idle, twin| twin.arm() && idle);
+        let idle = self.twins.iter_mut().all(Twin::arm);
         if idle {
             let twins = self.twins.iter().filter_map(|twin| twin.wake_fd().ok());
             let mut polled: Vec<PollFd<'_>> = twins.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();

@@ -30,7 +30,7 @@ enum Way {
     Vhost {
         queues: VhostQueues,
         /// Came in while going to sleep.
-        early: Burst,
+        early: Box<Burst>,
     },
 }
 
@@ -63,7 +63,7 @@ impl Twin {
 
     /// A twin whose frames vhost-net carries.
     pub fn by_vhost(queues: VhostQueues) -> Self {
-        Self(Way::Vhost { queues, early: Burst::new() })
+        Self(Way::Vhost { queues, early: Box::new(Burst::new()) })
     }
 
     /// Gives all packets to the kernel. Bit `i` of the answer: it has taken packet `i`.
@@ -124,7 +124,7 @@ impl Twin {
                 }
             }
             Way::Vhost { queues, early } => {
-                let mut burst = std::mem::take(early);
+                let mut burst = std::mem::take(&mut **early);
                 queues.rx.burst(&mut burst);
                 for mut frame in burst {
                     read.saw(frame.packet_len());

@@ -44,9 +44,9 @@ pub(crate) fn run(args: &Args) -> Outcome<bool> {
             continue;
         };
         if rest == filling {
-            echoed += 1
+            echoed += 1;
         } else {
-            damaged += 1
+            damaged += 1;
         }
         let sequence = u32::from_be_bytes(*sequence);
         overtaken += u32::from(last.is_some_and(|last| sequence < last));
