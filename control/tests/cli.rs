@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use control::api::{
-    FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PerDirection, PortStatus, PuntStats, Server, Stats,
-    Status, TupleInfo, WorkerStats, WorkerStatus,
+    Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PerDirection, PortStatus, PuntStats,
+    Server, Stats, Status, TupleInfo, WorkerStats, WorkerStatus,
 };
+use dataplane::flow::FiveTuple;
 use dataplane::packet::PuntReason;
 use mio::{Events, Poll};
 use serde_json::Value;
@@ -56,6 +57,9 @@ impl Handler for Fake {
         let end = self.flows.min(cursor + limit as u64);
         let flows = (cursor..end).map(flow).filter(|flow| filter.matches(flow)).collect();
         FlowPage { flows, next: (end < self.flows).then_some(end) }
+    }
+    fn explain(&self, _: &FiveTuple) -> Explanation {
+        Explanation { why: "nobody knows".to_owned(), ..Explanation::default() }
     }
 }
 
@@ -184,7 +188,7 @@ impl File {
 fn help_and_version_are_answers() {
     let help = flyover(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in ["run", "check", "status", "ports", "flows", "stats", "--socket"] {
+    for command in ["run", "check", "status", "ports", "flows", "stats", "explain", "--socket"] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
     }
     let run = flyover(&["run", "--help"]);
@@ -298,6 +302,7 @@ fn json_is_what_the_gateway_says() {
         (&Value::from(true), &Value::from(1234))
     );
     assert_eq!(gateway.json(&["ports"])[0]["name"], "wan0");
+    assert_eq!(gateway.json(&["explain", "udp", "192.0.2.1:1", "192.0.2.2:2"])["why"], "nobody knows");
     assert_eq!(gateway.json(&["stats"])["workers"][0]["polls"], 77);
     let count = |arguments: &[&str]| gateway.json(arguments).as_array().expect("a list").len();
     assert_eq!(count(&["flows"]), 600);

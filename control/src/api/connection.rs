@@ -1,8 +1,10 @@
 //! One client of the API server: a request at a time, one reply in memory.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::time::Instant;
 
+use dataplane::flow::{FiveTuple, TCP, UDP};
 use mio::net::UnixStream;
 use serde::Serialize;
 
@@ -128,8 +130,24 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Vec<u8> {
         Ok(Request::Flows { cursor, limit, filter }) => {
             ok(handler.flows(cursor, limit.min(MAX_PAGE), &filter))
         }
+        Ok(Request::Explain { proto, src, dst }) => match tuple(&proto, src, dst) {
+            Ok(tuple) => ok(handler.explain(&tuple)),
+            Err(message) => error(message),
+        },
         Err(message) => error(message),
     }
+}
+
+fn tuple(proto: &str, src: SocketAddr, dst: SocketAddr) -> Result<FiveTuple, String> {
+    let proto = match proto {
+        "tcp" => TCP,
+        "udp" => UDP,
+        other => return Err(format!("{other}: the protocol must be tcp or udp")),
+    };
+    if src.is_ipv4() != dst.is_ipv4() {
+        return Err(format!("{src} and {dst} are of different address families"));
+    }
+    Ok(FiveTuple { proto, src: src.ip(), dst: dst.ip(), sport: src.port(), dport: dst.port() })
 }
 
 fn ok<T: Serialize>(document: T) -> Vec<u8> {

@@ -1,19 +1,22 @@
 //! The API: JSON over a Unix socket, a line a request and a line a reply.
 //!
 //! A request is `{"cmd":"status"}`, `{"cmd":"ports"}`, `{"cmd":"stats"}` or
-//! `{"cmd":"flows","cursor":0,"limit":256,"filter":{…}}`; a reply is `{"ok":…}` or `{"error":"…"}`.
+//! `{"cmd":"flows","cursor":0,"limit":256,"filter":{…}}` or
+//! `{"cmd":"explain","proto":"tcp","src":"192.0.2.1:1","dst":"192.0.2.2:2"}`; a reply is `{"ok":…}` or `{"error":"…"}`.
 //! Flows come in pages: the client asks again with the page's `next` as the cursor until that is null, so that
 //! neither side ever holds more than a page.
 
 mod client;
 mod connection;
 mod counters;
+mod explanation;
 mod protocol;
 mod server;
 mod types;
 
 pub use client::{Client, ClientError};
 pub use counters::{ByReason, Reason};
+pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, Whereabouts};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, Handler, MAX_CLIENTS, Server};
 pub use types::{

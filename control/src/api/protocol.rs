@@ -1,6 +1,6 @@
 //! Requests and replies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,15 @@ pub enum Request {
         /// Which flows.
         #[serde(default)]
         filter: FlowFilter,
+    },
+    /// One connection: [`super::Explanation`].
+    Explain {
+        /// `tcp` or `udp`.
+        proto: String,
+        /// Source of a packet of it, before NAT in either direction.
+        src: SocketAddr,
+        /// Destination of that packet.
+        dst: SocketAddr,
     },
 }
 

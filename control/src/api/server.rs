@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane::flow::FiveTuple;
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connection::{Connection, Next};
+use super::explanation::Explanation;
 use super::protocol::{FlowFilter, FlowPage};
 use super::types::{PortStatus, Stats, Status};
 
@@ -37,6 +39,8 @@ pub trait Handler {
     /// a filter that matches little doesn't hold the control thread; flows that come and go between two
     /// pages may be missed, none that stays is given twice or missed.
     fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage;
+    /// Where the connection with this tuple is, and why.
+    fn explain(&self, tuple: &FiveTuple) -> Explanation;
 }
 
 /// Why the socket can't be had.

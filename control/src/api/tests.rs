@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dataplane::flow::FiveTuple;
 use dataplane::packet::{DropReason, PuntReason};
 use mio::{Events, Poll};
 use nix::fcntl::{Flock, FlockArg};
@@ -56,6 +57,9 @@ impl Handler for Fake {
     }
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+    fn explain(&self, _: &FiveTuple) -> Explanation {
+        Explanation::default()
     }
     /// Looks at no more than 1000 connections a call.
     fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage {

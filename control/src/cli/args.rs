@@ -1,6 +1,6 @@
 //! Commands and options.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -37,6 +37,8 @@ pub enum Command {
     Flows(FlowsArguments),
     /// Counters by worker, reason and punt thread
     Stats(Output),
+    /// Where a connection is, since when, and why not further
+    Explain(ExplainArguments),
 }
 
 /// Where the ports and everything else are described.
@@ -95,6 +97,27 @@ pub struct Output {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `flyover explain`
+#[derive(Args, Debug)]
+pub struct ExplainArguments {
+    /// The protocol
+    #[arg(value_name = "PROTO", value_parser = ["tcp", "udp"])]
+    pub proto: String,
+    /// Where a packet of the connection comes from, as the gateway receives it: 192.168.1.10:40000, or [fd00::10]:40000
+    #[arg(value_name = "SRC", value_parser = endpoint)]
+    pub src: SocketAddr,
+    /// Where that packet is sent
+    #[arg(value_name = "DST", value_parser = endpoint)]
+    pub dst: SocketAddr,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address and a port, as 192.0.2.1:443 or [2001:db8::1]:443".to_owned())
 }
 
 /// `flyover flows`

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{Arguments, CheckArguments, Command, LogLevel, RunArguments, Source};
+use super::args::{Arguments, CheckArguments, Command, ExplainArguments, LogLevel, RunArguments, Source};
 use super::findings::{self, Finding, Severity};
-use super::{check, flows, show};
+use super::{check, explain, flows, show};
 use crate::api::{Client, ClientError, Request};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
 
@@ -55,6 +55,10 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         }
         Command::Stats(output) => {
             answer(socket, &Request::Stats {}, output.json, |out, stats| show::stats(out, &stats))
+        }
+        Command::Explain(ExplainArguments { proto, src, dst, output }) => {
+            let request = Request::Explain { proto, src, dst };
+            answer(socket, &request, output.json, |out, found| explain::show(out, &found))
         }
         Command::Flows(arguments) => {
             connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))

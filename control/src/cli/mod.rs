@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod dispatch;
+mod explain;
 mod findings;
 mod flows;
 mod format;

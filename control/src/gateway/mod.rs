@@ -2,6 +2,7 @@
 
 mod error;
 mod events;
+mod explain;
 mod kept;
 mod plane;
 mod ports;

@@ -6,9 +6,9 @@ use dataplane::packet::DropReason;
 use super::ports::GatewayPort;
 use super::state::{State, WorkerView};
 use crate::api::{
-    ByReason, ConntrackCounts, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PacketCounts,
-    PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TrackerCounts, TupleInfo, TwinCounters,
-    WorkerStats, WorkerStatus, proto_name,
+    ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
+    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TrackerCounts, TupleInfo,
+    TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
@@ -76,6 +76,10 @@ impl Handler for State {
         let (views, next) = self.tracker.page(now, cursor, limit, &self.plane, wanted);
         let flows = views.iter().map(|view| self.flow_info(view)).collect();
         FlowPage { flows, next: next.map(|cursor| cursor as u64) }
+    }
+
+    fn explain(&self, tuple: &FiveTuple) -> Explanation {
+        self.explanation(tuple)
     }
 }
 
@@ -180,11 +184,11 @@ impl State {
         }
     }
 
-    fn port_name(&self, index: u16) -> Option<String> {
+    pub(super) fn port_name(&self, index: u16) -> Option<String> {
         self.ports.get(usize::from(index)).map(|port| port.config.name.clone())
     }
 
-    fn flow_info(&self, view: &ConnectionView) -> FlowInfo {
+    pub(super) fn flow_info(&self, view: &ConnectionView) -> FlowInfo {
         let ports = view.orig.ports.or_else(|| view.reply.ports.map(|(ingress, egress)| (egress, ingress)));
         let tuple = |tuple: &FiveTuple| TupleInfo::from(tuple);
         let seconds = |millis: u64| millis as f64 / 1000.0;
@@ -212,16 +216,20 @@ impl State {
     }
 }
 
+/// A MAC address in words.
+pub(super) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
 fn port_status(port: &GatewayPort, twin: &dataplane::punt::TwinCounters) -> PortStatus {
     // A driver that can't tell says nothing.
     let (stats, link) = (port.port.stats().unwrap_or_default(), port.port.link().ok());
-    let [a, b, c, d, e, f] = port.mac;
     PortStatus {
         name: port.config.name.clone(),
         device: port.config.device.to_string(),
         driver: port.port.driver(),
         netns: port.config.netns.clone(),
-        mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+        mac: mac(port.mac),
         mtu: u16::try_from(port.mtu).unwrap_or(u16::MAX),
         link_up: link.is_some_and(|link| link.up),
         admin_up: port.admin_up,

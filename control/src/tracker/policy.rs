@@ -37,6 +37,8 @@ pub enum Refusal {
     NotMarked,
     /// Original and reply direction lie in different zones.
     Zones,
+    /// It begins or ends on this host.
+    Local,
 }
 
 impl Policy {

@@ -1,9 +1,10 @@
 //! Connections as the user sees them.
 
-use dataplane::flow::{FiveTuple, TCP};
+use dataplane::flow::{FiveTuple, Key, TCP};
 
 use super::connection::{Class, Connection};
-use super::{Dir, DirectionCounters, Millis, Plane, Tracker, Why};
+use super::{Dir, DirectionCounters, Millis, Plane, Refusal, Tracker, Why};
+use crate::netlink::conntrack::ConntrackEntry;
 
 /// How many connections are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,12 @@ pub struct DirectionView {
     pub state: &'static str,
     /// Why it is in this state.
     pub why: Why,
+    /// Milliseconds since it came into this state.
+    pub since: u64,
+    /// The MAC address that it is sent to, if it was ever proved.
+    pub next_hop: Option<[u8; 6]>,
+    /// The longest packet that was seen to leave in one piece.
+    pub proved_length: u16,
 }
 
 /// A connection.
@@ -79,6 +86,20 @@ impl Tracker {
         Counts { candidate, software, probing, closing }
     }
 
+    /// The connection that has this tuple in either direction.
+    pub fn find(&self, now: Millis, tuple: &FiveTuple, plane: &impl Plane) -> Option<ConnectionView> {
+        let index = plane.owner_of_key(&Key::from_tuple(tuple)?)?;
+        self.view(now, self.connections.get(index)?, plane)
+    }
+
+    /// Why an entry of conntrack is not carried; `None`: it may be.
+    pub fn refusal(&self, entry: &ConntrackEntry) -> Option<Refusal> {
+        if self.ends_here(&entry.orig, &entry.reply) {
+            return Some(Refusal::Local);
+        }
+        self.policy.refusal(entry, entry.tcp_state())
+    }
+
     /// Up to `limit` connections from `cursor` on, and the cursor for those that follow; 0 begins,
     /// `None` ends.
     pub fn page(
@@ -104,6 +125,7 @@ impl Tracker {
 
     fn view(&self, now: Millis, connection: &Connection, plane: &impl Plane) -> Option<ConnectionView> {
         let flows = connection.flows?;
+        let age = |then: u32| u64::from((now as u32).wrapping_sub(then).cast_signed().max(0).cast_unsigned());
         let direction = |dir: Dir| {
             let (flow, direction) = (flows[dir as usize], &connection.directions[dir as usize]);
             Some(DirectionView {
@@ -112,10 +134,12 @@ impl Tracker {
                 ports: if direction.ever_proved { plane.ports(flow) } else { None },
                 state: direction.state.name(),
                 why: direction.why,
+                since: age(direction.since),
+                next_hop: if direction.ever_proved { plane.next_hop(flow) } else { None },
+                proved_length: plane.length(flow),
             })
         };
         let (orig, reply) = (direction(Dir::Orig)?, direction(Dir::Reply)?);
-        let age = |then: u32| u64::from((now as u32).wrapping_sub(then).cast_signed().max(0).cast_unsigned());
         let idle =
             [orig.counters, reply.counters].iter().filter(|c| c.packets > 0).map(|c| age(c.last_seen)).min();
         Some(ConnectionView {

@@ -118,6 +118,22 @@ pub enum TcpState {
 }
 
 impl TcpState {
+    /// As `conntrack -L` writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+            Self::SynSent2 => "SYN_SENT2",
+        }
+    }
+
     /// The state of a number on the wire; `None` for a number that no kernel known to us sends.
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {

@@ -1,0 +1,160 @@
+//! Why one connection is where it is.
+
+use dataplane::flow::{FiveTuple, TCP};
+
+use super::state::State;
+use crate::api::{ConntrackInfo, DirectionInfo, Explanation, TupleInfo, Whereabouts};
+use crate::netlink::NetlinkError;
+use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket, Zones};
+use crate::tracker::{DirectionView, Refusal, Why};
+
+impl State {
+    /// Asks the tracker first, then conntrack.
+    pub(super) fn explanation(&self, tuple: &FiveTuple) -> Explanation {
+        let now = self.clock.millis();
+        let entry = lookup(tuple);
+        let conntrack = entry.as_ref().ok().and_then(Option::as_ref).map(conntrack_info);
+        if let Some(view) = self.tracker.find(now, tuple, &self.plane) {
+            return Explanation {
+                known: Whereabouts::Flyover,
+                why: view.why.text().to_owned(),
+                advice: advice(view.why).map(str::to_owned).into_iter().collect(),
+                directions: [&view.orig, &view.reply].map(|d| self.direction_info(d)).into(),
+                connection: Some(self.flow_info(&view)),
+                conntrack,
+            };
+        }
+        let (known, why, advice) = match entry {
+            Err(error) => (Whereabouts::Nowhere, format!("conntrack could not be asked: {error}"), None),
+            Ok(None) => (
+                Whereabouts::Nowhere,
+                "conntrack has no such connection".to_owned(),
+                Some(
+                    "see what it has: conntrack -L. If it has nothing at all, no rule of the ruleset asks for \
+                     connection tracking: a rule with `ct state` does",
+                ),
+            ),
+            Ok(Some(entry)) => match self.tracker.refusal(&entry) {
+                Some(refusal) => (Whereabouts::Kernel, refusal.text().to_owned(), refusal.advice()),
+                None => (
+                    Whereabouts::Kernel,
+                    "nothing keeps it in the kernel, but Flyover has not heard of it, or has no room for it"
+                        .to_owned(),
+                    Some(
+                        "it is asked for when its packets are seen; see `table_full` in flyover stats --json for \
+                         the room",
+                    ),
+                ),
+            },
+        };
+        let advice = advice.map(str::to_owned).into_iter().collect();
+        Explanation { known, why, advice, conntrack, ..Explanation::default() }
+    }
+
+    fn direction_info(&self, direction: &DirectionView) -> DirectionInfo {
+        let port = |number: u16| self.port_name(number);
+        DirectionInfo {
+            tuple: TupleInfo::from(&direction.tuple),
+            state: direction.state.to_owned(),
+            why: direction.why.text().to_owned(),
+            since_s: direction.since as f64 / 1000.0,
+            packets: direction.counters.packets,
+            bytes: direction.counters.bytes,
+            in_port: direction.ports.and_then(|(ingress, _)| port(ingress)),
+            out_port: direction.ports.and_then(|(_, egress)| port(egress)),
+            next_hop: direction.next_hop.map(super::report::mac),
+            proved_length: direction.proved_length,
+        }
+    }
+}
+
+/// What can be done about it; `None`: nothing need be, or it passes by itself.
+const fn advice(why: Why) -> Option<&'static str> {
+    match why {
+        Why::NotForwarded => {
+            Some("look for the rule, route or neighbour that stops it: nft monitor trace, ip route get")
+        }
+        Why::Duplicated => {
+            Some("look for what sends its packets twice: a `dup` rule, a bridge that floods, tc mirred")
+        }
+        Why::Longer => Some(
+            "a longer packet takes its turn through the kernel once; if it persists, compare the MTUs of both ports",
+        ),
+        Why::NoRoom => Some("more next hops or VLANs than the table of 65,536 holds"),
+        Why::PortChanged => Some("see flyover ports: link and admin state of the port"),
+        Why::Changed => {
+            Some("it passes; if it persists, look for what keeps changing: ip monitor, nft monitor")
+        }
+        Why::Unproved => Some(
+            "it flies once the kernel has forwarded a packet of each direction; if it does not, the packets leave changed, encrypted or not at all",
+        ),
+        Why::Proved | Why::Settling | Why::Reproving | Why::Idle | Why::Closing => None,
+    }
+}
+
+/// The entry with this tuple in either direction. The kernel answers within the request.
+fn lookup(tuple: &FiveTuple) -> Result<Option<ConntrackEntry>, NetlinkError> {
+    let mut socket = RequestSocket::open()?;
+    socket.send(&Request::Get { tuple: *tuple, zone: Zones::default().orig })?;
+    let mut found = None;
+    socket.drain(16, |message| {
+        if let ConntrackMessage::New(entry) | ConntrackMessage::DumpEntry { entry, .. } = message {
+            found = Some(entry);
+        }
+    })?;
+    Ok(found)
+}
+
+fn conntrack_info(entry: &ConntrackEntry) -> ConntrackInfo {
+    ConntrackInfo {
+        id: entry.id,
+        orig: TupleInfo::from(&entry.orig),
+        reply: TupleInfo::from(&entry.reply),
+        tcp_state: entry.tcp_state().filter(|_| entry.orig.proto == TCP).map(|state| state.name().to_owned()),
+        timeout_s: entry.timeout_s,
+        mark: entry.mark.unwrap_or(0),
+        zone: entry.zones.orig,
+    }
+}
+
+/// Words for an operator.
+trait Words {
+    /// What keeps it in the kernel.
+    fn text(self) -> &'static str;
+    /// What can be done.
+    fn advice(self) -> Option<&'static str>;
+}
+
+impl Words for Refusal {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Protocol => "only TCP and UDP are carried",
+            Self::Unconfirmed => "the kernel has not confirmed it yet, or is ending it",
+            Self::NotEstablished => {
+                "TCP is carried while it is ESTABLISHED and assured: after the handshake, before the close"
+            }
+            Self::Helper => "a conntrack helper reads its packets",
+            Self::SequenceAdjusted => "the kernel adjusts its sequence numbers",
+            Self::NatClash => "its NAT clashes with another connection's",
+            Self::NotMarked => "its conntrack mark does not select it (policy.accelerate = \"marked\")",
+            Self::Zones => "its directions lie in different conntrack zones",
+            Self::Local => "it begins or ends on this host",
+        }
+    }
+
+    fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Helper => Some(
+                "if the helper is not needed, take it off by nft: a rule with `ct helper set`, or the module's port",
+            ),
+            Self::NotMarked => Some("set the mark in a rule: ct mark set"),
+            Self::Protocol
+            | Self::Unconfirmed
+            | Self::NotEstablished
+            | Self::SequenceAdjusted
+            | Self::NatClash
+            | Self::Zones
+            | Self::Local => None,
+        }
+    }
+}
