@@ -109,8 +109,16 @@ impl Pair {
     /// # Errors
     /// When a socket fails.
     pub fn one_way(&self, count: u64, size: usize, duration: Duration) -> Result<Tally> {
+        self.stream(count, size, duration, false)
+    }
+
+    /// The same; with `answered` the server answers each datagram with a short one, which nobody reads.
+    ///
+    /// # Errors
+    /// When a socket fails.
+    pub fn stream(&self, count: u64, size: usize, duration: Duration, answered: bool) -> Result<Tally> {
         thread::scope(|scope| {
-            let receiver = scope.spawn(|| Tally::collect(&self.server, count));
+            let receiver = scope.spawn(|| Tally::collect(&self.server, count, answered));
             let started = Instant::now();
             for number in 0..count {
                 let due = duration.mul_f64(number as f64 / count as f64);
@@ -144,18 +152,21 @@ impl Tally {
     }
 
     /// Receives until all have arrived, or nothing has for two seconds.
-    fn collect(socket: &UdpSocket, sent: u64) -> Result<Self> {
+    fn collect(socket: &UdpSocket, sent: u64, answered: bool) -> Result<Self> {
         let mut tally = Self { sent, ..Self::default() };
         let mut seen = HashSet::new();
         let mut newest = None;
         let mut buffer = [0; 2048];
         while tally.received < sent {
-            let length = match socket.recv(&mut buffer) {
-                Ok(length) => length,
+            let (length, from) = match socket.recv_from(&mut buffer) {
+                Ok(received) => received,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(LabError::io("receive")(error)),
             };
             tally.count(&buffer[..length], &mut seen, &mut newest);
+            if answered {
+                socket.send_to(&buffer[..length.min(9)], from).map_err(LabError::io("answer"))?;
+            }
         }
         Ok(tally)
     }

@@ -1,6 +1,8 @@
 //! Ports of every kind carry flows, and so do several workers, jumbo frames, and a port that is in and out.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
 use lab::path::Path;
 use lab::rules::{HOME_ROUTER, HOME_ROUTER6, ROUTED};
@@ -55,7 +57,7 @@ fn jumbo_frames() -> Result<()> {
 /// Two workers, each with a queue of every port.
 #[test]
 fn several_workers_carry() -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     assert!(cores >= 2, "this needs two processors, and here is {cores}");
     let _turn = turn::take();
     let lab =
@@ -74,6 +76,72 @@ fn several_workers_carry() -> Result<()> {
         assert!(flown >= 40, "{flown} flew");
     }
     pairs.into_iter().try_for_each(Pair::finish)
+}
+
+/// The same two workers: streams that nobody answers stay in order, from their first packet through the kernel until they
+/// fly on either worker, whichever of them sends the kernel's frames.
+#[test]
+fn several_workers_keep_order() -> Result<()> {
+    order_with_several_workers(false)
+}
+
+/// Answered streams do as well where a program may steer the wire side's tap, which without one moves a flow between
+/// queues whenever its other direction was sent on another: see the operator's guide.
+#[test]
+fn several_workers_keep_the_order_of_answered_streams() -> Result<()> {
+    // The first user namespace maps all identities, and only its root may load programs.
+    let identities =
+        std::fs::read_to_string("/proc/self/uid_map").map_err(lab::LabError::io("read uid_map"))?;
+    if identities.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return order_with_several_workers(true);
+    }
+    Ok(())
+}
+
+fn order_with_several_workers(answered: bool) -> Result<()> {
+    const STREAMS: u16 = 8;
+    let _turn = turn::take();
+    let lab =
+        Lab::builder(Plane::under_test()).rules(HOME_ROUTER).config("workers", "cores = [0, 1]").build()?;
+    // A host's neighbour queue may itself let a later packet pass while it sends what waited for an address.
+    let first = udp::Pair::open(
+        lab.client(),
+        CLIENT,
+        SocketAddr::from((SERVER, 4999)),
+        udp::bind(lab.server(), SERVER, 4999)?,
+    )?;
+    first.ping(1)?;
+    let mut pairs = Vec::new();
+    for port in 5000..5000 + STREAMS {
+        let server = udp::bind(lab.server(), SERVER, port)?;
+        pairs.push(udp::Pair::open(lab.client(), CLIENT, SocketAddr::from((SERVER, port)), server)?);
+    }
+    let tallies: Vec<Result<udp::Tally>> = thread::scope(|scope| {
+        let streams: Vec<_> = pairs
+            .iter()
+            .map(|pair| scope.spawn(|| pair.stream(1000, 1000, Duration::from_secs(3), answered)))
+            .collect();
+        let join = |stream: thread::ScopedJoinHandle<'_, _>| {
+            stream.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        streams.into_iter().map(join).collect()
+    });
+    for tally in tallies {
+        let tally = tally?;
+        assert_eq!((tally.lost(), tally.reordered, tally.duplicated), (0, 0, 0), "{tally:?}");
+    }
+    if let Some(gateway) = lab.flyover() {
+        for pair in &pairs {
+            let flow = gateway.flow("udp", pair.source_port())?.expect("the stream's entry");
+            assert!(flow.packets() >= 300, "a third of 1000 packets should have flown: {flow:?}");
+        }
+        // Either worker has handled a stream at least.
+        let status = gateway.status()?;
+        for worker in 0..2 {
+            assert!(status.counter(&format!("workers.{worker}.packets"))? >= 1000, "worker {worker}");
+        }
+    }
+    Ok(())
 }
 
 /// A router on a stick: two subnets on one port, without NAT.

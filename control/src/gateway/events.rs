@@ -18,7 +18,7 @@ use signal_hook_mio::v1_0::Signals;
 use super::error::GatewayError;
 use super::kept::{Kept, Wish};
 use super::service::{self, Keepers};
-use super::settle::{Later, Settling};
+use super::settle::Settling;
 use super::state::{State, policy};
 use super::threads::Threads;
 use super::{HASTE, REST, TICK};
@@ -122,7 +122,6 @@ pub(super) struct Gateway {
     api: api::Server,
     waker: Waker,
     signals: Signals,
-    later: Later,
     more: bool,
     /// Something was lost while a dump was under way: another one is to follow.
     dump_again: bool,
@@ -156,7 +155,6 @@ impl Gateway {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed("signals"))?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
         api.register(registry, API).map_err(failed("API socket"))?;
-        let later = Later::new(Arc::clone(state.plane.table.qsbr()));
         Ok(Self {
             threads,
             state,
@@ -166,7 +164,6 @@ impl Gateway {
             api,
             waker,
             signals,
-            later,
             more: false,
             dump_again: false,
             carrier_due: 0,
@@ -224,7 +221,7 @@ impl Gateway {
     }
 
     fn patience(&self) -> Duration {
-        match (self.more, self.settling.is_empty() && self.later.is_empty()) {
+        match (self.more, self.settling.is_empty()) {
             (true, _) => Duration::ZERO,
             (_, false) => HASTE,
             _ if self.state.tracker.is_empty() => REST,
@@ -354,16 +351,10 @@ impl Gateway {
         let now = self.state.clock.millis();
         for _ in 0..BUDGET {
             let Some(observation) = self.observations.pop() else { break };
-            if self.state.workers.len() == 1 {
+            if self.settling.is_current(&observation) {
                 self.state.tracker.observe(now, observation, &mut self.state.plane);
-            } else {
-                self.later.add(observation);
             }
         }
-        // A worker sends the kernel's frames before its own packets, but not before another worker's: those
-        // must have passed their hands before what they prove takes effect.
-        let state = &mut self.state;
-        self.later.each(|observation| state.tracker.observe(now, observation, &mut state.plane));
         self.more |= !self.observations.is_empty();
     }
 

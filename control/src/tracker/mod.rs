@@ -460,7 +460,7 @@ impl Tracker {
     pub fn observe(&mut self, now: Millis, observation: Observation, plane: &mut impl Plane) {
         match observation {
             Observation::Proof(proof) => self.proved(now, &proof, plane),
-            Observation::Settled(flow) => self.settled(now, flow, plane),
+            Observation::Settled(flow, _) => self.settled(now, flow, plane),
             Observation::Duplicated(flow) => self.duplicated(now, flow, plane),
             Observation::Lost(flow) => self.lost(now, flow, plane),
             Observation::Longer { flow, .. } => self.longer(now, flow, plane),

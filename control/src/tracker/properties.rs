@@ -226,7 +226,7 @@ impl World {
                     self.observe(Observation::Proof(Box::new(Proof { epoch, ..proof })));
                 }
             }
-            Step::Settled(flow) => self.about(flow, Observation::Settled),
+            Step::Settled(flow) => self.about(flow, |flow| Observation::Settled(flow, 0)),
             Step::Lost(flow) => self.about(flow, Observation::Lost),
             Step::Duplicated(flow) => self.about(flow, Observation::Duplicated),
             Step::Closing(flow) => self.about(flow, Observation::Closing),

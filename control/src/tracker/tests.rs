@@ -256,7 +256,7 @@ impl Rig {
             self.prove(tuple, 1500);
             let flow = self.model.flow(tuple);
             assert_eq!(self.settle.pop(), Some(flow));
-            self.observe(Observation::Settled(flow));
+            self.observe(Observation::Settled(flow, 0));
         }
     }
 
@@ -291,12 +291,12 @@ fn a_connection_flies_once_both_directions_are_proved_and_settled() {
     // The kernel's entry is kept alive before the first packet passes it by.
     assert_eq!(rig.timeouts, [600]);
     let flow = rig.settle.pop().expect("to be settled");
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     assert_eq!(rig.state(entry.orig), EntryState::Software);
     assert_eq!(rig.tracker.counts().candidate, 1, "the slower direction counts");
     rig.prove(entry.reply, 60);
     let flow = rig.settle.pop().expect("to be settled");
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     assert_eq!(rig.tracker.counts(), Counts { software: 1, ..Counts::default() });
     assert_eq!(rig.model.length(rig.model.flow(entry.orig)), 1500);
 }
@@ -382,7 +382,7 @@ fn a_proof_from_before_a_change_admits_nothing() {
     rig.prove(entry.orig, 100);
     let flow = rig.settle.pop().expect("to be settled");
     rig.tracker.changed(rig.now, Changed::Anything, &mut rig.model);
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     assert_eq!(rig.state(entry.orig), EntryState::Candidate);
 }
 
@@ -627,7 +627,7 @@ fn a_longer_packet_is_proved_or_refused_for_good() {
     rig.prove(entry.orig, 4000);
     assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, false));
     rig.settle.pop();
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     // One that the kernel fragments or answers with an error never comes back: a shorter one that followed does.
     rig.model.set_state(flow, EntryState::Candidate);
     rig.observe(Observation::Longer { flow, length: 9000 });
@@ -636,7 +636,7 @@ fn a_longer_packet_is_proved_or_refused_for_good() {
     assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (4000, true));
     // Until one comes out whole after all.
     rig.settle.pop();
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     rig.prove(entry.orig, 9000);
     assert_eq!((rig.model.length(flow), rig.model.at(flow).expect("entry").refuse_longer), (9000, false));
 }
@@ -648,7 +648,7 @@ fn a_duplicated_packet_keeps_the_direction_away_for_a_while() {
     rig.prove(entry.orig, 100);
     let flow = rig.model.flow(entry.orig);
     rig.observe(Observation::Duplicated(flow));
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     rig.prove(entry.orig, 100);
     assert_eq!(rig.state(entry.orig), EntryState::Candidate);
     rig.pass(30_000);
@@ -702,7 +702,7 @@ fn one_way_traffic_counts_by_its_only_direction() {
     rig.event(&entry);
     rig.prove(entry.orig, 1400);
     let flow = rig.settle.pop().expect("to be settled");
-    rig.observe(Observation::Settled(flow));
+    rig.observe(Observation::Settled(flow, 0));
     assert_eq!(rig.tracker.counts(), Counts { software: 1, ..Counts::default() });
 }
 

@@ -66,7 +66,7 @@ pub(super) struct Fingerprints {
     prints: VecDeque<Print>,
     /// Sequence number of the front of `prints`; numbers start at 1.
     first: u64,
-    settling: Vec<(FlowRef, u64)>,
+    settling: Vec<(FlowRef, u32, u64)>,
     /// When a print had to give way for lack of room; 0: never.
     crowded: u64,
 }
@@ -187,8 +187,8 @@ impl Fingerprints {
     }
 
     /// Control wants to know when no packet of `flow` is on its way any more.
-    pub(super) fn settle(&mut self, flow: FlowRef, now: u64) {
-        self.settling.push((flow, now + PATIENCE));
+    pub(super) fn settle(&mut self, flow: FlowRef, number: u32, now: u64) {
+        self.settling.push((flow, number, now + PATIENCE));
     }
 
     /// Answers [`Self::settle`], and forgets what has taken too long.
@@ -196,10 +196,10 @@ impl Fingerprints {
     /// Only a look at empty twins tells that something has: `drained` says that all frames were read.
     pub(super) fn expire(&mut self, now: u64, drained: bool, mut tell: impl FnMut(Observation)) {
         let mut settling = std::mem::take(&mut self.settling);
-        settling.retain(|(flow, deadline)| {
+        settling.retain(|(flow, number, deadline)| {
             let settled = !self.is_out(*flow) || (drained && now >= *deadline);
             if settled {
-                tell(Observation::Settled(*flow));
+                tell(Observation::Settled(*flow, *number));
             }
             !settled
         });

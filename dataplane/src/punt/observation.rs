@@ -32,8 +32,9 @@ pub struct Proof {
 pub enum Observation {
     /// The kernel forwarded a packet of a direction.
     Proof(Box<Proof>),
-    /// No punted packet of the direction is on its way through the kernel any more.
-    Settled(FlowRef),
+    /// No punted packet of the direction is on its way through the kernel any more: the answer to the
+    /// [`Settle`](PuntCommand::Settle) of this number.
+    Settled(FlowRef, u32),
     /// A packet left more than once: the direction can't be carried by one copy.
     Duplicated(FlowRef),
     /// A probe, or a packet that a held direction waits for, did not come back in time.
@@ -58,5 +59,6 @@ pub enum PuntCommand {
     /// come back, or [`Observation::Lost`] when it has not within the time that packets may take.
     ///
     /// To be sent after all workers have seen the direction's state [`Holding`](crate::flow::EntryState).
-    Settle(FlowRef),
+    /// The number tells the answer to this one from a late answer to an earlier one.
+    Settle(FlowRef, u32),
 }

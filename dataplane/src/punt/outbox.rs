@@ -88,7 +88,7 @@ mod tests {
     use crate::flow::{FlowRef, Slot};
 
     fn settled(number: u16) -> Observation {
-        Observation::Settled(FlowRef { slot: Slot::from_bits(1).expect("not 0"), generation: number })
+        Observation::Settled(FlowRef { slot: Slot::from_bits(1).expect("not 0"), generation: number }, 0)
     }
 
     fn outbox(workers: usize, room: usize) -> (Outbox, Vec<Arc<KernelFrames>>, Arc<ArrayQueue<Observation>>) {
@@ -100,7 +100,7 @@ mod tests {
     fn told(control: &ArrayQueue<Observation>) -> Vec<u16> {
         let told = std::iter::from_fn(|| control.pop());
         told.map(|observation| match observation {
-            Observation::Settled(flow) => flow.generation,
+            Observation::Settled(flow, _) => flow.generation,
             other => panic!("{other:?}"),
         })
         .collect()

@@ -247,9 +247,9 @@ impl PuntThread {
         let (taken, now) = (self.taken, self.clock.micros());
         let prints = &mut self.prints;
         self.due.retain(|(after, command)| {
-            let PuntCommand::Settle(flow) = command;
+            let PuntCommand::Settle(flow, number) = command;
             if taken >= *after {
-                prints.settle(*flow, now);
+                prints.settle(*flow, *number, now);
             }
             taken < *after
         });

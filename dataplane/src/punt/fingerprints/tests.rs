@@ -287,13 +287,13 @@ fn settled_is_told_when_the_newest_packet_came_back() {
     for number in 1..=3 {
         rig.punt(&packet(number));
     }
-    rig.prints.settle(flow(1), rig.now);
+    rig.prints.settle(flow(1), 7, rig.now);
     for number in [1, 2] {
         assert!(rig.proves(&forwarded(&packet(number))));
         assert!(rig.expire(true).is_empty(), "the newest is out");
     }
     assert!(rig.proves(&forwarded(&packet(3))));
-    assert_eq!(rig.expire(false), [Observation::Settled(flow(1))]);
+    assert_eq!(rig.expire(false), [Observation::Settled(flow(1), 7)]);
     assert!(rig.expire(true).is_empty(), "once");
 }
 
@@ -301,21 +301,21 @@ fn settled_is_told_when_the_newest_packet_came_back() {
 fn settled_is_told_at_the_deadline_once_the_twins_are_empty() {
     let (mut rig, frame) = (Rig::new(), packet(1));
     rig.punt(&frame);
-    rig.prints.settle(flow(1), rig.now);
+    rig.prints.settle(flow(1), 7, rig.now);
     rig.now += PATIENCE - 1;
     assert!(rig.expire(true).is_empty(), "too early");
     rig.now += 1;
     assert!(rig.expire(false).is_empty(), "it may wait in a twin");
     rig.now += 10 * PATIENCE;
     assert!(rig.expire(false).is_empty(), "it may still");
-    assert_eq!(rig.expire(true), [Observation::Settled(flow(1))]);
+    assert_eq!(rig.expire(true), [Observation::Settled(flow(1), 7)]);
 }
 
 #[test]
 fn a_direction_without_packets_is_settled_at_once() {
     let mut rig = Rig::new();
-    rig.prints.settle(flow(1), rig.now);
-    assert_eq!(rig.expire(false), [Observation::Settled(flow(1))]);
+    rig.prints.settle(flow(1), 7, rig.now);
+    assert_eq!(rig.expire(false), [Observation::Settled(flow(1), 7)]);
 }
 
 #[test]
@@ -353,8 +353,8 @@ fn another_flow_in_the_slot_has_none_of_its_predecessors_fingerprints() {
         Seen::Nothing,
         "nor the other way around"
     );
-    rig.prints.settle(flow(1), rig.now);
-    assert_eq!(rig.expire(false), [Observation::Settled(flow(1))], "what is gone has nothing out");
+    rig.prints.settle(flow(1), 7, rig.now);
+    assert_eq!(rig.expire(false), [Observation::Settled(flow(1), 7)], "what is gone has nothing out");
     assert!(matches!(rig.left_of(next, &forwarded(&packet(2)).build()), Seen::Tell(Observation::Proof(_))));
 }
 
@@ -496,12 +496,12 @@ proptest! {
                 }
                 Step::Settle { flow: f } => {
                     *settling.entry(f).or_default() += 1;
-                    rig.prints.settle(flow(f), now);
+                    rig.prints.settle(flow(f), 7, now);
                 }
                 Step::Expire { drained } => {
                     for told in rig.expire(drained) {
                         match told {
-                            Observation::Settled(flow) => {
+                            Observation::Settled(flow, _) => {
                                 let asked = settling.entry(flow.slot.to_bits()).or_default();
                                 prop_assert!(*asked > 0, "settled without being asked");
                                 *asked -= 1;
@@ -524,7 +524,7 @@ proptest! {
         told.extend(rig.expire(true));
         for observation in told {
             match observation {
-                Observation::Settled(flow) => *settling.entry(flow.slot.to_bits()).or_default() -= 1,
+                Observation::Settled(flow, _) => *settling.entry(flow.slot.to_bits()).or_default() -= 1,
                 Observation::Lost(flow) => *probes_lost.entry(flow.slot.to_bits()).or_default() += 1,
                 other => prop_assert!(false, "{:?} of time", other),
             }

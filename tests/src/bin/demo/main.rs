@@ -40,7 +40,8 @@ fn demo() -> Result<bool> {
     let lab = Lab::builder(Plane::Flyover).ipv6().rules(SHIPPED).quiet().build()?;
     let gateway = lab.flyover().ok_or_else(|| LabError::Missing("Flyover".to_owned()))?;
     println!(
-        "Ready. Files up and down and through the port forward, {} more connections, UDP, and both by IPv6:\n",
+        "Ready. Files up and down and through the port forward, {} more connections, UDP with and without answers, \
+         and IPv6:\n",
         traffic::MANY
     );
 
@@ -56,6 +57,7 @@ fn demo() -> Result<bool> {
     let share = meter.share(&lab, gateway)?;
     let flown = carried.flown(gateway)?;
     let flown6 = carried.flown6(gateway)?;
+    let one_way = carried.one_way_share(gateway)?;
     let losses = carried.losses();
     carried.close()?;
 
@@ -64,13 +66,18 @@ fn demo() -> Result<bool> {
     drop(lab);
     let by_kernel = throughput(&Lab::builder(Plane::KernelOnly).rules(SHIPPED).quiet().build()?)?;
 
-    let well = losses.differing + losses.differing6 == 0 && flown > 0 && flown6 == 2;
+    let well = losses.differing + losses.differing6 == 0 && flown > 0 && flown6 == 2 && one_way > 0.5;
     println!();
     row("connections carried past the kernel", &format!("{flown} of {}", losses.connections));
     row("packets past the kernel, by Flyover's counters", &percent(share.by_flyover()));
     row("packets past the kernel, by the twins' counters", &percent(share.by_kernel()));
     row("files whose SHA-256 is equal", &format!("{} of {}", losses.files - losses.differing, losses.files));
     row("UDP datagrams that arrived", &format!("{} of {}", losses.udp_arrived, losses.udp_sent));
+    row(
+        "one-way UDP (no answers): datagrams that arrived",
+        &format!("{} of {}", losses.one_way_arrived, losses.one_way_sent),
+    );
+    row("one-way UDP: packets past the kernel", &percent(one_way));
     row("IPv6 connections past the kernel", &format!("{flown6} of 2"));
     row("IPv6: files whose SHA-256 is equal", &format!("{} of 1", 1 - losses.differing6));
     row("IPv6: UDP datagrams that arrived", &format!("{} of {}", losses.udp6_arrived, losses.udp6_sent));
