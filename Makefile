@@ -76,7 +76,7 @@ test-guest: deps
 
 ## test-guest-long: the same with every NIC and case, which takes an hour; writes docs/flowtable-comparison.md anew
 test-guest-long: deps
-	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin guest-traffic
+	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin guest-traffic --bin guest-nic
 	FLYOVER=$(TARGET)/release/flyover TRAFFIC=$(TARGET)/release/guest-traffic tests/guest/suite long
 
 ## bench: what packets cost beside what they cost others: tables, bench/results/latest.json and plots

@@ -13,7 +13,9 @@ use crate::netlink::watch::Link;
 #[derive(Debug)]
 pub(super) struct GatewayPort {
     pub(super) config: PortConfig,
-    pub(super) port: Port,
+    /// None once the device has been taken away.
+    pub(super) port: Option<Port>,
+    pub(super) driver: String,
     pub(super) twin: Arc<Tap>,
     /// How the twin's frames are carried; never [`TwinIo::Auto`].
     pub(super) twin_io: TwinIo,
@@ -37,10 +39,31 @@ pub(super) enum PortEvent {
 }
 
 impl GatewayPort {
+    /// The link as the driver knows it; none if the device is gone, or its driver can't tell.
+    pub(super) fn link(&self) -> Option<dataplane::dpdk::Link> {
+        self.port.as_ref().filter(|port| !port.is_wanted_back())?.link().ok()
+    }
+
+    /// Whether the device is being taken away; lets it go once workers have given their queues back.
+    pub(super) fn is_going(&mut self) -> bool {
+        let Some(port) = self.port.take_if(|port| port.is_wanted_back()) else { return false };
+        if port.has_queues_out() {
+            self.port = Some(port);
+        } else {
+            drop(port);
+            tracing::error!(
+                port = self.config.name,
+                device = %self.config.device,
+                "the device was taken away: the port carries nothing until the gateway is restarted"
+            );
+        }
+        true
+    }
+
     /// The port owns carrier: the twin shows it.
     pub(super) fn follow_carrier(&mut self) -> PortEvent {
         // A driver that can't tell is taken at its word that it runs.
-        let up = self.port.link().is_ok_and(|link| link.up);
+        let up = self.link().is_some_and(|link| link.up);
         if self.carrier == Some(up) {
             return PortEvent::None;
         }
@@ -61,7 +84,7 @@ impl GatewayPort {
         let mut event = PortEvent::None;
         if link.mtu != self.mtu {
             let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-            if let Err(error) = self.port.set_mtu(mtu) {
+            if let Some(Err(error)) = self.port.as_ref().map(|port| port.set_mtu(mtu)) {
                 tracing::warn!(port = name, mtu, %error, "the port does not take its twin's MTU");
             }
             self.mtu = link.mtu;
@@ -69,7 +92,8 @@ impl GatewayPort {
         }
         if let Some(mac) = link.mac.filter(|mac| *mac != self.mac) {
             // A device that can't change its address hears everything instead.
-            if let Err(error) = self.port.set_mac(mac).or_else(|_| self.port.set_promiscuous(true)) {
+            let set = |port: &Port| port.set_mac(mac).or_else(|_| port.set_promiscuous(true));
+            if let Some(Err(error)) = self.port.as_ref().map(set) {
                 tracing::warn!(port = name, %error, "the port does not take its twin's MAC address");
             }
             self.mac = mac;

@@ -223,11 +223,12 @@ pub(super) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
 
 fn port_status(port: &GatewayPort, twin: &dataplane::punt::TwinCounters) -> PortStatus {
     // A driver that can't tell says nothing.
-    let (stats, link) = (port.port.stats().unwrap_or_default(), port.port.link().ok());
+    let stats = port.port.as_ref().and_then(|port| port.stats().ok()).unwrap_or_default();
+    let link = port.link();
     PortStatus {
         name: port.config.name.clone(),
         device: port.config.device.to_string(),
-        driver: port.port.driver(),
+        driver: port.driver.clone(),
         netns: port.config.netns.clone(),
         mac: mac(port.mac),
         mtu: u16::try_from(port.mtu).unwrap_or(u16::MAX),

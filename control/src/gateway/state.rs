@@ -146,6 +146,9 @@ impl State {
         let now = self.clock.millis();
         for index in 0..self.ports.len() {
             let Some(port) = self.ports.get_mut(index) else { continue };
+            if port.is_going() {
+                self.flags.set_gone(index);
+            }
             let event = port.follow_carrier();
             if let Some(change) = port_change(index, event) {
                 self.tracker.changed(now, change, &mut self.plane);

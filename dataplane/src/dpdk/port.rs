@@ -4,6 +4,7 @@ mod config;
 mod info;
 mod interrupt;
 mod queue;
+mod removal;
 mod steering;
 mod wire;
 
@@ -276,7 +277,7 @@ impl Port {
             return Err(PortError::Probe { device: devargs.to_owned(), cause });
         }
         attached.push(id);
-        Ok(Self {
+        let port = Self {
             inner: Arc::new(Inner {
                 id,
                 name: name.to_owned(),
@@ -288,7 +289,9 @@ impl Port {
                 queues: AtomicUsize::new(0),
                 _running: running,
             }),
-        })
+        };
+        removal::watch(&port.inner);
+        Ok(port)
     }
 
     /// Starts the device.
@@ -411,6 +414,7 @@ impl<T> SendMut<T> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        removal::unwatch(self);
         let started = self.state().phase == Phase::Started;
         let (id, device) = (self.id, SendMut(self.device));
         // Nobody is left to tell of an error, and nothing else can be done about one; DPDK logs it.

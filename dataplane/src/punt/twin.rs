@@ -63,7 +63,7 @@ impl Twin {
 
     /// A twin whose frames vhost-net carries.
     pub fn by_vhost(queues: VhostQueues) -> Self {
-        Self(Way::Vhost { queues, early: Box::new(Burst::new()) })
+        Self(Way::Vhost { queues, early: Box::default() })
     }
 
     /// Gives all packets to the kernel. Bit `i` of the answer: it has taken packet `i`.

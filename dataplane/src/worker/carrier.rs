@@ -304,7 +304,9 @@ impl PortState {
         if self.out.is_empty() {
             return;
         }
-        self.tx.burst(&mut self.out);
+        if let Some(tx) = &mut self.tx {
+            tx.burst(&mut self.out);
+        }
         for mbuf in self.out.drain() {
             counters.dropped(DropReason::TxQueueFull).add(1);
             // Counted when it was queued, and a packet counts once.

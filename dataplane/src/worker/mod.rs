@@ -42,6 +42,8 @@ pub struct WorkerPort {
 #[derive(Debug, Default)]
 pub struct PortFlags {
     bridged: [AtomicBool; MAX_PORTS],
+    gone: [AtomicBool; MAX_PORTS],
+    any_gone: AtomicBool,
 }
 
 impl PortFlags {
@@ -50,6 +52,22 @@ impl PortFlags {
         if let Some(flag) = self.bridged.get(port) {
             flag.store(bridged, Ordering::Relaxed);
         }
+    }
+
+    /// The port's device is to be let go: workers drop its queues.
+    pub fn set_gone(&self, port: usize) {
+        if let Some(flag) = self.gone.get(port) {
+            flag.store(true, Ordering::Relaxed);
+            self.any_gone.store(true, Ordering::Release);
+        }
+    }
+
+    fn any_gone(&self) -> bool {
+        self.any_gone.load(Ordering::Acquire)
+    }
+
+    fn is_gone(&self, port: usize) -> bool {
+        self.gone.get(port).is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     pub(in crate::worker) fn is_bridged(&self, port: usize) -> bool {
@@ -90,7 +108,7 @@ const CONTROL_BURST: u32 = 256;
 #[derive(Debug)]
 struct PortState {
     rx: Option<RxQueue>,
-    tx: TxQueue,
+    tx: Option<TxQueue>,
     out: Burst,
     control_tokens: u32,
     control_refilled: u32,
@@ -118,7 +136,7 @@ impl Worker {
     ) -> Self {
         let state = |port: WorkerPort| PortState {
             rx: port.rx,
-            tx: port.tx,
+            tx: Some(port.tx),
             out: Burst::new(),
             control_tokens: CONTROL_BURST,
             control_refilled: 0,
@@ -138,6 +156,9 @@ impl Worker {
     pub fn run(mut self) {
         while !self.carrier.link.stop.load(Ordering::Relaxed) {
             let packets = self.round();
+            if self.carrier.link.flags.any_gone() {
+                self.let_go();
+            }
             self.quiescence.quiescent();
             if packets == 0 && self.carrier.held.is_empty() {
                 if let Some(nap) = self.idle.nothing_to_do(&self.clock) {
@@ -169,6 +190,15 @@ impl Worker {
         carrier.release_held();
         carrier.flush();
         packets
+    }
+
+    /// Drops the queues of ports whose device is taken away. What is sent there from now on is lost.
+    fn let_go(&mut self) {
+        for (number, port) in self.carrier.ports.iter_mut().enumerate() {
+            if self.carrier.link.flags.is_gone(number) {
+                (port.rx, port.tx) = (None, None);
+            }
+        }
     }
 
     fn receive(&mut self, port: usize) -> usize {
