@@ -88,7 +88,7 @@ impl Bench {
     /// Whether the NIC hears a frame to this address, its own being the second.
     pub(crate) fn heard(&mut self, to: [u8; 6], own: [u8; 6]) -> Result<bool, Box<dyn Error>> {
         let frame = Frame::to(to).udp(SENTINEL - 1, 100)?;
-        Ok(self.ended(&[frame.clone()], own)?.iter().any(|got| got.is(&frame)))
+        Ok(self.ended(std::slice::from_ref(&frame), own)?.iter().any(|got| got.is(&frame)))
     }
 
     /// What arrives of one frame.
