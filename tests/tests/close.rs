@@ -84,7 +84,8 @@ fn ends_in(close: Close, state: &str) -> Result<()> {
     Ok(())
 }
 
-/// With timeouts of 4 seconds: entries live as long as their packets flow past the kernel, and no longer.
+/// With timeouts of 4 seconds: entries live as long as their packets flow past the kernel, and as long after that as
+/// without Flyover.
 #[test]
 fn no_entry_expires_under_a_living_connection() -> Result<()> {
     const TIMEOUT: &str = "4";
@@ -106,9 +107,11 @@ fn no_entry_expires_under_a_living_connection() -> Result<()> {
     assert!(before.0.is_some() && before.1.is_some(), "{before:?}");
     let started = Instant::now();
     let mut token = 2;
+    let mut last = started;
     while started.elapsed() < ALIVE_FOR {
         tcp.ping(token)?;
         udp.ping(token)?;
+        last = Instant::now();
         token += 1;
         let now = (entry("tcp", tcp.source_port())?, entry("udp", udp.source_port())?);
         assert_eq!(now, before, "after {:?}", started.elapsed());
@@ -120,8 +123,18 @@ fn no_entry_expires_under_a_living_connection() -> Result<()> {
             assert!(flow.as_ref().is_some_and(lab::status::Flow::flies), "{flow:?}");
         }
     }
-    // Idle now: the kernel's timeout has the last word again.
+    // Idle now: the entries end when they would have without Flyover, 4 s after the last packet.
+    let mut ended = [None; 2];
     wait::until_true(Duration::from_secs(60), "idle entries to expire", || {
-        matches!((entry("tcp", tcp.source_port()), entry("udp", udp.source_port())), (Ok(None), Ok(None)))
-    })
+        let ports = [("tcp", tcp.source_port()), ("udp", udp.source_port())];
+        for (ended, (protocol, port)) in ended.iter_mut().zip(ports) {
+            if ended.is_none() && matches!(entry(protocol, port), Ok(None)) {
+                *ended = Some(last.elapsed());
+            }
+        }
+        ended.iter().all(Option::is_some)
+    })?;
+    let expected = Duration::from_secs(3)..Duration::from_millis(5_500);
+    assert!(ended.iter().flatten().all(|ended| expected.contains(ended)), "{ended:?}");
+    Ok(())
 }

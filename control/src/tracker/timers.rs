@@ -175,7 +175,10 @@ impl Tracker {
                 self.note(now, index, dir, EntryState::Candidate, Why::Idle);
             }
         }
-        let left = self.protocol_timeout(index).saturating_sub(idle.div_ceil(1000)).max(1);
+        // To the nearest second, which is what a timeout is counted in.
+        let timeout = u64::from(self.protocol_timeout(index)) * 1000;
+        let left = (timeout.saturating_sub(u64::from(idle)) + 500) / 1000;
+        let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
         // Liberal it stays (its windows are stale), but the flags are not sent again: they would also make the
         // kernel forget the last acknowledgement, by which it judges an RST.
         self.set_timeout(index, left, false, plane);
