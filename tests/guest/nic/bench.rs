@@ -61,6 +61,7 @@ impl Bench {
         let netns = Path::new("/run/netns").join(netns);
         let port = Port::attach(&format!("net_af_packet0,iface={peer}"), Some(&netns))?;
         let peer = Side::start(port, &pool, 1, false)?;
+        peer.port.set_promiscuous(true)?;
         let mut bench = Self { nic, peer, pool, _eal: eal };
         bench.wait_for_link()?;
         Ok(bench)

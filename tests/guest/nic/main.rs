@@ -8,7 +8,6 @@ mod bench;
 mod frames;
 
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 
 use bench::{Bench, Got};
@@ -23,8 +22,7 @@ const FLOWS: u16 = 64;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [nic, peer, netns] = words.as_slice() else {
-        // There is nobody else to tell when this fails.
-        let _ = writeln!(std::io::stderr(), "usage: guest-nic PCI-ADDRESS PEER NETNS");
+        println!("FAILED: usage: guest-nic PCI-ADDRESS PEER NETNS");
         return ExitCode::from(2);
     };
     match run(nic, peer, netns) {
