@@ -65,7 +65,9 @@ fn remedy(errno: Errno) -> &'static str {
         Errno::EPERM | Errno::EACCES => {
             "; run as root, or with CAP_NET_ADMIN in the user namespace that owns this network namespace"
         }
-        Errno::EPROTONOSUPPORT => "; this kernel was built without it, or its module cannot be loaded",
+        Errno::EPROTONOSUPPORT => {
+            "; the kernel has no such netlink: try 'modprobe -a nf_conntrack nf_conntrack_netlink'"
+        }
         _ => "",
     }
 }
