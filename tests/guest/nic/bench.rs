@@ -129,12 +129,12 @@ impl Bench {
 
     /// Whether a frame that the NIC sends arrives at the other end as it is.
     pub(crate) fn back(&mut self, frame: &[u8]) -> Result<bool, Box<dyn Error>> {
-        // The other end reads what its kernel tells of a tag apart from the frame, without the tag.
-        let untagged = untagged(frame);
+        // The other end's kernel takes the outer tag off, and its PMD puts one of 802.1Q in its place.
+        let retagged = retagged(frame);
         self.nic.send(&self.pool, &[frame.to_vec()])?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if self.peer.receive().iter().any(|got| got.bytes == frame || got.bytes == untagged) {
+            if self.peer.receive().iter().any(|got| got.bytes == frame || got.bytes == retagged) {
                 return Ok(true);
             }
         }
@@ -205,9 +205,10 @@ fn is_foreign(frame: &[u8]) -> bool {
     frame.get(6..12) != Some(&[0x02, 0, 0, 0, 0xee, 0x01])
 }
 
-fn untagged(frame: &[u8]) -> Vec<u8> {
-    match (frame.get(..12), frame.get(12..14), frame.get(16..)) {
-        (Some(addresses), Some([0x81, 0x00] | [0x88, 0xa8]), Some(rest)) => [addresses, rest].concat(),
-        _ => frame.to_vec(),
+fn retagged(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if let Some(protocol) = frame.get_mut(12..14).filter(|protocol| **protocol == [0x88, 0xa8]) {
+        protocol.copy_from_slice(&[0x81, 0x00]);
     }
+    frame
 }
