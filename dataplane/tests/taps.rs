@@ -218,3 +218,28 @@ fn a_keeper_holds_the_neighbours_and_takes_no_frames() {
     drop((twin, keeper));
     gone(&ns);
 }
+
+/// What vhost-net and a tap that is read frame by frame each rely on.
+#[test]
+fn the_first_descriptor_decides_on_the_header_before_frames() {
+    if !common::privileged("the_first_descriptor_decides_on_the_header_before_frames") {
+        return;
+    }
+    let ns = Netns::new();
+    ns.run(|| {
+        let header = |tap: &Tap| tap.vnet_header().expect("flags");
+        let with = TapOptions { vnet_header: true, ..MULTI };
+        let tap = Tap::open("wan0", with).expect("opens");
+        tap.set_persistent(true).expect("persists");
+        assert!(header(&tap));
+        assert!(header(&tap.open_queue().expect("another queue")));
+        drop(tap);
+    });
+    // The last descriptor of a persistent tap takes the choice with it.
+    let reopened = || ns.run(|| Tap::open("wan0", MULTI)).ok();
+    let tap = wait_for(Duration::from_secs(5), reopened).expect("opens again");
+    assert!(!tap.vnet_header().expect("flags"));
+    let mut frame = [0; 2048];
+    assert_eq!(tap.read(&mut frame).expect_err("nothing to read").kind(), io::ErrorKind::WouldBlock);
+    ns.ip("link del wan0");
+}

@@ -73,7 +73,8 @@ impl Tap {
 
     /// Moves the tap's frames to rings of vhost-net. The tap itself stays: for carrier, and to keep the interface.
     ///
-    /// The tap must have been opened with [`vnet_header`](TapOptions::vnet_header). After a failure it neither reads nor writes: open another.
+    /// The tap must have been opened with [`vnet_header`](TapOptions::vnet_header). After a failure it neither reads
+    /// nor writes: open another.
     pub fn attach_vhost(&self, number: usize, pool: &Mempool) -> Result<VhostQueues, VhostError> {
         Self::vhost_available()?;
         let name = self.name();
