@@ -46,7 +46,7 @@ impl Attributes<'_> {
                 addresses.put(2, &key.dst.to_ne_bytes());
             });
             tuple.nest(2, |proto| {
-                proto.put(1, &[key.proto]);
+                proto.put(1, &[key.proto as u8]);
                 proto.put(2, &ports[..2]);
                 proto.put(3, &ports[2..]);
             });

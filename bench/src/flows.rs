@@ -84,7 +84,7 @@ impl Flows {
         let client = word(10 + strange, number & 0x00ff_ffff);
         let server = word(93 + strange, 0xb8_d800 | number & 0xff);
         let Ends { src, dst, ports } = self.ends(number, reply, client, server, |n| word(198, 0x12_0000 | n));
-        Key4 { src, dst, ports, proto: UDP }
+        Key4 { src, dst, ports, proto: UDP.into() }
     }
 
     /// The IPv6 key of a direction of a connection.
@@ -96,7 +96,7 @@ impl Flows {
         let client = address(1, number << 8);
         let server = address(u64::from(2 + number / STRANGER), number & 0xff);
         let Ends { src, dst, ports } = self.ends(number, reply, client, server, |n| address(9, n << 16));
-        Key6 { src, dst, ports, proto: UDP }
+        Key6 { src, dst, ports, proto: UDP.into() }
     }
 
     /// The key of a direction of a connection.

@@ -83,8 +83,17 @@ pub struct Gateway {
 impl Gateway {
     /// A table with the first `connections` of `flows`, both directions in state software.
     pub fn with_flows(flows: Flows, connections: u32, placement: Placement) -> Result<Self, Error> {
+        Self::with_config(
+            flows,
+            connections,
+            TableConfig { placement, ..TableConfig::new(connections as usize) },
+        )
+    }
+
+    /// The same in a table of another kind or size.
+    pub fn with_config(flows: Flows, connections: u32, config: TableConfig) -> Result<Self, Error> {
         let ipv6_share = if flows.family == Family::V6 { 100 } else { 0 };
-        let config = TableConfig { ipv6_share, placement, ..TableConfig::new(connections as usize) };
+        let (config, placement) = (TableConfig { ipv6_share, ..config }, config.placement);
         let (table, mut writer) = FlowTable::create(config)?;
         let mut adjacencies = AdjacencyTable::create(256, table.qsbr(), placement)?;
         let mut contexts = ContextTable::create(table.qsbr(), placement)?;

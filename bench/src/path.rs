@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dataplane::dpdk::{Burst, RxQueue, TxQueue};
-use dataplane::flow::{Key4, Key6, Placement, UDP, WorkerCounters};
+use dataplane::flow::{Key4, Key6, TableConfig, UDP, WorkerCounters};
 use dataplane::packet::{Rewrite4, write_l2};
 use dataplane::worker::Worker;
 
@@ -147,14 +147,19 @@ fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 #[inline(always)]
 fn read4(frame: &[u8]) -> Peer4 {
     let number = |at| u32::from_ne_bytes(word(frame, at));
-    Peer4::new(&Key4 { src: number(26), dst: number(30), ports: number(34), proto: UDP })
+    Peer4::new(&Key4 { src: number(26), dst: number(30), ports: number(34), proto: UDP.into() })
 }
 
 #[inline(always)]
 fn read6(frame: &[u8]) -> Peer6 {
     let number = |at| u64::from_ne_bytes(word(frame, at));
     let ports = u32::from_ne_bytes(word(frame, 54));
-    Peer6::new(&Key6 { src: [number(22), number(30)], dst: [number(38), number(46)], ports, proto: UDP })
+    Peer6::new(&Key6 {
+        src: [number(22), number(30)],
+        dst: [number(38), number(46)],
+        ports,
+        proto: UDP.into(),
+    })
 }
 
 impl<K: PeerKey> Contender for IoHash<K> {
@@ -221,7 +226,16 @@ impl Contender for Whole {
 
 impl Whole {
     fn new(scenario: &Scenario, ports: &mut Ports, seed: u64) -> Result<Self, Error> {
-        let gateway = Gateway::with_flows(scenario.flows, scenario.connections, Placement::default())?;
+        Self::with_config(scenario, ports, seed, TableConfig::new(scenario.connections as usize))
+    }
+
+    fn with_config(
+        scenario: &Scenario,
+        ports: &mut Ports,
+        seed: u64,
+        config: TableConfig,
+    ) -> Result<Self, Error> {
+        let gateway = Gateway::with_config(scenario.flows, scenario.connections, config)?;
         let queues = scenario.queues(ports, seed)?;
         let (worker, counters) = gateway.worker(queues)?;
         Ok(Self { worker, counters, gateway, packets: 0 })
@@ -240,9 +254,10 @@ impl Whole {
     }
 }
 
-/// Runs the worker alone, and sees to it that it carries every packet.
+/// Runs the worker alone, without AVX2, and sees to it that it carries every packet.
 pub fn hot(scenario: &Scenario, ports: &mut Ports, rounds: u32) -> Result<(), Error> {
-    let mut whole = Whole::new(scenario, ports, 1)?;
+    let config = TableConfig { avx2: false, ..TableConfig::new(scenario.connections as usize) };
+    let mut whole = Whole::with_config(scenario, ports, 1, config)?;
     for _ in 0..rounds {
         whole.round();
     }

@@ -32,7 +32,7 @@ impl Peer4 {
     /// From a table's key.
     #[inline(always)]
     pub fn new(key: &Key4) -> Self {
-        Self([key.src, key.dst, key.ports, key.proto.into()])
+        Self([key.src, key.dst, key.ports, key.proto])
     }
 }
 

@@ -59,7 +59,7 @@ impl Numbered for Key4 {
             src: client & !reply | server & reply,
             dst: server & !reply | public & reply,
             ports: (port | service << 16).rotate_left(16 & reply),
-            proto: UDP,
+            proto: UDP.into(),
         }
     }
 
@@ -96,9 +96,9 @@ impl Numbered for Key6 {
         let (client, server) = ([0xb80d_0120, u64::from(number >> 1)], [0xb80d_0120, 1 << 63]);
         let ports = 0x3500_3930;
         if number & 1 == 0 {
-            Self { src: client, dst: server, ports, proto: UDP }
+            Self { src: client, dst: server, ports, proto: UDP.into() }
         } else {
-            Self { src: server, dst: client, ports: 0x3930_3500, proto: UDP }
+            Self { src: server, dst: client, ports: 0x3930_3500, proto: UDP.into() }
         }
     }
 

@@ -53,6 +53,26 @@ impl Burst {
         self.packets.drain(..)
     }
 
+    /// Goes through the packets in order. What `keep` gives back stays, in order, and moves up; the rest it has taken.
+    #[inline(always)]
+    pub fn sift(&mut self, mut keep: impl FnMut(usize, Mbuf) -> Option<Mbuf>) {
+        let (len, array) = (self.packets.len(), self.packets.as_mut_ptr());
+        let mut kept = 0;
+        // SAFETY: the array holds `len` packets. Each is moved out once, and perhaps in again at a place that was moved
+        // out of before. The array counts as empty meanwhile: should `keep` panic, packets are lost, but none is freed
+        // twice.
+        unsafe {
+            self.packets.set_len(0);
+            for at in 0..len {
+                if let Some(packet) = keep(at, array.add(at).read()) {
+                    array.add(kept).write(packet);
+                    kept += 1;
+                }
+            }
+            self.packets.set_len(kept);
+        }
+    }
+
     /// Frees all packets, by one call.
     #[inline]
     pub fn clear(&mut self) {

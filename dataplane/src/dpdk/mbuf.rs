@@ -267,6 +267,13 @@ impl RxFlags {
         self.0 & sys::RTE_MBUF_F_RX_L4_CKSUM_MASK == sys::RTE_MBUF_F_RX_L4_CKSUM_BAD
     }
 
+    /// A checksum is wrong. In most packets one look tells that none is.
+    #[inline]
+    pub fn any_checksum_bad(self) -> bool {
+        self.0 & (sys::RTE_MBUF_F_RX_IP_CKSUM_BAD | sys::RTE_MBUF_F_RX_L4_CKSUM_BAD) != 0
+            && (self.ip_checksum_bad() || self.l4_checksum_bad())
+    }
+
     /// There is an RSS hash.
     #[inline]
     pub fn rss_hash_valid(self) -> bool {

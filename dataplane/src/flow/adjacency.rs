@@ -88,11 +88,15 @@ impl Adjacency {
         bytes
     }
 
-    /// The first bytes of the header: all of it where it [is Ethernet's alone](AdjacencyFields::is_ethernet).
-    #[inline]
-    pub fn ethernet(&self) -> [u8; ETHERNET] {
-        let [a, b, ..] = self.header_words().map(u64::to_ne_bytes);
-        std::array::from_fn(|at| if at < 8 { a[at] } else { b[at - 8] })
+    /// Writes the first bytes of the header: all of it where it [is Ethernet's alone](AdjacencyFields::is_ethernet).
+    #[inline(always)]
+    pub fn write_ethernet(&self, to: &mut [u8; ETHERNET]) {
+        let [first, second, ..] = &self.header;
+        let [first, second] = [first, second].map(|word| word.load(Ordering::Relaxed));
+        // Two stores that overlap, instead of three.
+        let tail = u64::from_le(first) >> 48 | u64::from_le(second) << 16;
+        to[..8].copy_from_slice(&first.to_ne_bytes());
+        to[ETHERNET - 8..].copy_from_slice(&tail.to_le_bytes());
     }
 
     fn write(&self, egress: &Egress) {

@@ -89,9 +89,14 @@ fn range(bits: u32, groups: u32) -> usize {
 }
 
 /// What the lookup of one burst carries from stage to stage. Made once, used for every burst.
+///
+/// A burst may enter the stages part by part: the first stage takes more keys in, the second one goes on where it was.
 #[derive(Debug)]
 pub struct Lookup {
+    /// Keys that have passed the first stage.
     pub(crate) len: usize,
+    /// Keys that have passed the second stage.
+    pub(crate) matched: usize,
     pub(crate) hashes: [u64; MAX_BURST],
     /// Index of the first candidate, or [`NOWHERE`].
     pub(crate) first: [u32; MAX_BURST],
@@ -104,11 +109,20 @@ impl Default for Lookup {
     fn default() -> Self {
         Self {
             len: 0,
+            matched: 0,
             hashes: [0; MAX_BURST],
             first: [NOWHERE; MAX_BURST],
             away: [0; MAX_BURST],
             away_len: 0,
         }
+    }
+}
+
+impl Lookup {
+    /// For another burst.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        (self.len, self.matched, self.away_len) = (0, 0, 0);
     }
 }
 
@@ -188,18 +202,32 @@ impl<L: Line> Arena<L> {
         self.strays.get(home).is_some_and(|strays| strays.load(Ordering::Relaxed) != 0)
     }
 
-    /// Third stage: compares the whole keys. `found[i]` becomes the slot of `keys[i]`.
-    pub(crate) fn confirm(&self, keys: &[L::Key], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
+    /// Before the third stage: sees to those that can only be away.
+    #[inline(always)]
+    pub(crate) fn gather(&self, lookup: &mut Lookup) {
         if lookup.away_len > 0 {
             self.look_away(lookup);
         }
         // The tags were loaded relaxed, in the stage before and just now.
         fence(Ordering::Acquire);
+    }
+
+    /// Third stage, for the key at this position: compares it with that of its candidate. Gives its entry, with its index.
+    #[inline(always)]
+    pub(crate) fn confirm_at(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
+        let first = lookup.first[position % MAX_BURST];
+        match self.entries.get(first as usize) {
+            Some(entry) if entry.matches(key) => Some((first, entry)),
+            _ => self.second_guess(key, lookup.hashes[position % MAX_BURST]),
+        }
+    }
+
+    /// Third stage for all: `found[i]` becomes the slot of `keys[i]`.
+    pub(crate) fn confirm(&self, keys: &[L::Key], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
+        self.gather(lookup);
         let len = lookup.len.min(MAX_BURST);
         for (position, (key, found)) in keys.iter().zip(found).take(len).enumerate() {
-            let first = lookup.first[position];
-            let hit = self.entries.get(first as usize).is_some_and(|entry| entry.matches(key));
-            *found = if hit { Some(L::slot(first)) } else { self.second_guess(key, lookup.hashes[position]) };
+            *found = self.confirm_at(position, key, lookup).map(|(index, _)| L::slot(index));
         }
     }
 
@@ -222,8 +250,9 @@ impl<L: Line> Arena<L> {
     /// The first candidate was a stranger, or there was none: the whole search.
     #[cold]
     #[inline(never)]
-    fn second_guess(&self, key: &L::Key, hash: u64) -> Option<Slot> {
-        self.find(key, Probe::new(hash, self.groups())).map(|index| L::slot(index as u32))
+    fn second_guess(&self, key: &L::Key, hash: u64) -> Option<(u32, &L)> {
+        let index = self.find(key, Probe::new(hash, self.groups()))?;
+        Some((index as u32, self.entries.get(index)?))
     }
 
     /// The tag of a slot; 0 if nothing is there.

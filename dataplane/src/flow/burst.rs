@@ -12,7 +12,7 @@ pub(crate) struct Kernel<L: Line> {
     name: &'static str,
     hash: unsafe fn(&HashKey, &L::Key) -> u64,
     prepare: unsafe fn(&Arena<L>, &[L::Key], &mut Lookup),
-    find: unsafe fn(&Arena<L>, &mut Lookup),
+    find: unsafe fn(&Arena<L>, &mut Lookup, usize),
 }
 
 impl<L: Line> Clone for Kernel<L> {
@@ -24,11 +24,15 @@ impl<L: Line> Clone for Kernel<L> {
 impl<L: Line> Copy for Kernel<L> {}
 
 impl<L: Line> Kernel<L> {
-    /// Asks the processor what it can do.
-    pub(crate) fn detect() -> Self {
+    /// Asks the processor what it can do, of what it may.
+    #[cfg_attr(
+        any(loom, miri, not(target_arch = "x86_64")),
+        expect(unused_variables, reason = "one kernel alone")
+    )]
+    pub(crate) fn detect(avx2: bool) -> Self {
         #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
         {
-            if has_avx2() {
+            if avx2 && has_avx2() {
                 return x86::avx2();
             }
             if is_x86_feature_detected!("aes") {
@@ -50,9 +54,9 @@ impl<L: Line> Kernel<L> {
                 // SAFETY: SipHash needs nothing.
                 unsafe { prepare::<L, Sip>(arena, keys, lookup) }
             },
-            find: |arena, lookup| {
+            find: |arena, lookup, until| {
                 // SAFETY: words need nothing.
-                unsafe { find::<L, Words>(arena, lookup) }
+                unsafe { find::<L, Words>(arena, lookup, until) }
             },
         }
     }
@@ -85,18 +89,18 @@ impl<L: Line> Kernel<L> {
 }
 
 impl<L: Line> Arena<L> {
-    /// First stage: hashes at most [`MAX_BURST`] keys and asks for their tags.
+    /// First stage: hashes more keys, of at most [`MAX_BURST`], and asks for their tags.
     #[inline]
     pub(crate) fn prepare(&self, keys: &[L::Key], lookup: &mut Lookup) {
         // SAFETY: the kernel's constructors take only what the processor was found to have.
         unsafe { (self.kernel.prepare)(self, keys, lookup) }
     }
 
-    /// Second stage: compares the tags and asks for the candidates.
+    /// Second stage: compares the tags of the first `until` keys, of those that it has not yet, and asks for the candidates.
     #[inline]
-    pub(crate) fn find_candidates(&self, lookup: &mut Lookup) {
+    pub(crate) fn find_candidates(&self, lookup: &mut Lookup, until: usize) {
         // SAFETY: as above.
-        unsafe { (self.kernel.find)(self, lookup) }
+        unsafe { (self.kernel.find)(self, lookup, until) }
     }
 }
 
@@ -114,8 +118,9 @@ fn has_avx2() -> bool {
 #[inline(always)]
 unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
     let (tags, groups) = (arena.tags.as_ptr(), arena.groups());
-    lookup.len = keys.len().min(MAX_BURST);
-    for (key, slot) in keys.iter().zip(&mut lookup.hashes) {
+    let hashes = lookup.hashes.get_mut(lookup.len..).unwrap_or_default();
+    lookup.len += keys.len().min(hashes.len());
+    for (key, slot) in keys.iter().zip(hashes) {
         // SAFETY: the caller has what H needs.
         let hash = unsafe { L::hash::<H>(&arena.secret, key) };
         *slot = hash;
@@ -124,10 +129,11 @@ unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], loo
 }
 
 #[inline(always)]
-unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup) {
+unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
     let (entries, groups) = (arena.entries.as_ptr(), arena.groups());
-    lookup.away_len = 0;
-    for position in 0..lookup.len.min(MAX_BURST) {
+    let (from, until) = (lookup.matched, until.min(lookup.len).min(MAX_BURST));
+    lookup.matched = until;
+    for position in from..until {
         let probe = Probe::new(lookup.hashes[position], groups);
         // SAFETY: `home` is below `groups`, the length of `tags`; the caller has what M needs.
         let mask = unsafe { M::matches(arena.tags.get_unchecked(probe.home()), probe.tag()) };
@@ -183,9 +189,9 @@ mod x86 {
                     unsafe { prepare::<L, Aes>(arena, keys, lookup) }
                 }
                 #[target_feature(enable = $features)]
-                unsafe fn find_burst<L: Line>(arena: &Arena<L>, lookup: &mut Lookup) {
+                unsafe fn find_burst<L: Line>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
                     // SAFETY: the features are enabled here.
-                    unsafe { find::<L, $matches>(arena, lookup) }
+                    unsafe { find::<L, $matches>(arena, lookup, until) }
                 }
                 Kernel {
                     name: stringify!($name),

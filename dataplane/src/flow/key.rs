@@ -48,6 +48,7 @@ impl fmt::Debug for FiveTuple {
 
 /// IPv4 key: words as they lie in the packet (network byte order in memory).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C, align(8))]
 pub struct Key4 {
     /// Source address.
     pub src: u32,
@@ -55,12 +56,13 @@ pub struct Key4 {
     pub dst: u32,
     /// Source and destination port, the four bytes at the start of the L4 header.
     pub ports: u32,
-    /// IP protocol.
-    pub proto: u8,
+    /// IP protocol; as wide as the rest of the second word, so that there is no gap and two loads read the key.
+    pub proto: u32,
 }
 
 /// IPv6 key: words as they lie in the packet (network byte order in memory).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
 pub struct Key6 {
     /// Source address.
     pub src: [u64; 2],
@@ -68,8 +70,8 @@ pub struct Key6 {
     pub dst: [u64; 2],
     /// Source and destination port, the four bytes at the start of the L4 header.
     pub ports: u32,
-    /// Upper-layer protocol.
-    pub proto: u8,
+    /// Upper-layer protocol; as wide as the rest of the last word.
+    pub proto: u32,
 }
 
 /// A key of either family.
@@ -118,10 +120,10 @@ impl Key {
                 src: u32::from_ne_bytes(src.octets()),
                 dst: u32::from_ne_bytes(dst.octets()),
                 ports,
-                proto: tuple.proto,
+                proto: tuple.proto.into(),
             })),
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                Some(Self::V6(Key6 { src: words(src), dst: words(dst), ports, proto: tuple.proto }))
+                Some(Self::V6(Key6 { src: words(src), dst: words(dst), ports, proto: tuple.proto.into() }))
             }
             _ => None,
         }
@@ -131,12 +133,12 @@ impl Key {
     pub fn tuple(&self) -> FiveTuple {
         let (proto, src, dst, ports) = match *self {
             Self::V4(key) => (
-                key.proto,
+                key.proto as u8,
                 IpAddr::V4(Ipv4Addr::from(key.src.to_ne_bytes())),
                 IpAddr::V4(Ipv4Addr::from(key.dst.to_ne_bytes())),
                 key.ports,
             ),
-            Self::V6(key) => (key.proto, address(key.src).into(), address(key.dst).into(), key.ports),
+            Self::V6(key) => (key.proto as u8, address(key.src).into(), address(key.dst).into(), key.ports),
         };
         let (sport, dport) = split_ports(ports);
         FiveTuple { proto, src, dst, sport, dport }
@@ -158,8 +160,8 @@ impl Key {
     /// IP protocol.
     pub const fn proto(&self) -> u8 {
         match self {
-            Self::V4(key) => key.proto,
-            Self::V6(key) => key.proto,
+            Self::V4(key) => key.proto as u8,
+            Self::V6(key) => key.proto as u8,
         }
     }
 }

@@ -28,8 +28,8 @@ fn table() -> (Arc<FlowTable>, TableWriter) {
 }
 
 fn connection(number: u32) -> (Key4, Key4) {
-    let orig = Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP };
-    (orig, Key4 { src: orig.dst, dst: number ^ 0x6400_00c6, ports: 0x3930_3500, proto: UDP })
+    let orig = Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP.into() };
+    (orig, Key4 { src: orig.dst, dst: number ^ 0x6400_00c6, ports: 0x3930_3500, proto: UDP.into() })
 }
 
 fn insert(writer: &mut TableWriter, number: u32) -> [FlowRef; 2] {

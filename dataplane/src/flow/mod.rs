@@ -41,10 +41,12 @@ pub use adjacency::{
     Adjacency, AdjacencyError, AdjacencyFields, AdjacencyId, AdjacencyTable, AdjacencyWriter, Egress,
     MAX_HEADER,
 };
+pub(crate) use arena::NOWHERE;
 pub use arena::{Lookup, MAX_BURST};
 pub use context::{ContextTable, ContextWriter, TooManyContexts};
 pub use counters::{Counter, MAX_PORTS, PacketCount, PacketCounter, Snapshot, WorkerCounters};
 pub use entry::{Entry, Entry4, Entry6, EntryView};
+pub(crate) use entry::{Line, Line4, Line6};
 pub use key::{FiveTuple, Key, Key4, Key6, TCP, UDP};
 pub use qsbr::{MAX_READERS, Qsbr, QsbrReader, Token, TooManyReaders};
 pub use region::{PageKind, Placement};

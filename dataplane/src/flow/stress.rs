@@ -10,8 +10,8 @@ const KEYS: u32 = 512;
 
 /// Connection `number`, which stands in every part of its entries, so that a reader can tell what belongs together.
 fn connection(number: u32) -> (Key4, Key4) {
-    let orig = Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP };
-    let reply = Key4 { src: orig.dst, dst: number ^ 0x6400_00c6, ports: 0x3930_3500, proto: UDP };
+    let orig = Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP.into() };
+    let reply = Key4 { src: orig.dst, dst: number ^ 0x6400_00c6, ports: 0x3930_3500, proto: UDP.into() };
     (orig, reply)
 }
 

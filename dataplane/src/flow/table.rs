@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::arena::{Arena, Lookup};
+use super::arena::{Arena, Lookup, MAX_BURST};
 use super::burst::Kernel;
 use super::entry::{Entry, Entry4, Entry6, EntryView, Line, Line4, Line6};
 use super::region::{PageKind, Placement};
@@ -22,12 +22,15 @@ pub struct TableConfig {
     pub ipv6_share: u8,
     /// Where the memory comes from.
     pub placement: Placement,
+    /// Compare tags with AVX2 where the processor has it. Without, the same instructions run on every x86 processor with
+    /// AES, which is for counting them.
+    pub avx2: bool,
 }
 
 impl TableConfig {
     /// Room for so many connections, half of which may be IPv6.
     pub fn new(connections: usize) -> Self {
-        Self { connections, ipv6_share: 50, placement: Placement::default() }
+        Self { connections, ipv6_share: 50, placement: Placement::default(), avx2: true }
     }
 }
 
@@ -59,7 +62,7 @@ impl FlowTable {
     /// # Errors
     /// When there is no memory, or more is asked for than can be named.
     pub fn create(config: TableConfig) -> Result<(Arc<Self>, TableWriter), TableError> {
-        Self::with_kernels(config, Kernel::detect(), Kernel::detect())
+        Self::with_kernels(config, Kernel::detect(config.avx2), Kernel::detect(config.avx2))
     }
 
     pub(crate) fn with_kernels(
@@ -82,7 +85,7 @@ impl FlowTable {
         Ok((table, writer))
     }
 
-    /// Looks up a burst of at most [`MAX_BURST`](super::MAX_BURST) keys in one go; `found[i]` becomes the slot of `keys[i]`.
+    /// Looks up a burst of at most [`MAX_BURST`] keys in one go; `found[i]` becomes the slot of `keys[i]`.
     #[inline]
     pub fn lookup4(&self, keys: &[Key4], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
         self.prepare4(keys, lookup);
@@ -101,25 +104,27 @@ impl FlowTable {
     /// First stage: hashes the keys and asks for their tags.
     #[inline]
     pub fn prepare4(&self, keys: &[Key4], lookup: &mut Lookup) {
+        lookup.clear();
         self.v4.prepare(keys, lookup);
     }
 
     /// First stage for IPv6.
     #[inline]
     pub fn prepare6(&self, keys: &[Key6], lookup: &mut Lookup) {
+        lookup.clear();
         self.v6.prepare(keys, lookup);
     }
 
     /// Second stage: compares tags and asks for the entries.
     #[inline]
     pub fn match4(&self, lookup: &mut Lookup) {
-        self.v4.find_candidates(lookup);
+        self.v4.find_candidates(lookup, MAX_BURST);
     }
 
     /// Second stage for IPv6.
     #[inline]
     pub fn match6(&self, lookup: &mut Lookup) {
-        self.v6.find_candidates(lookup);
+        self.v6.find_candidates(lookup, MAX_BURST);
     }
 
     /// Third stage: compares the keys with those of the entries. `keys` must be those of the first stage.

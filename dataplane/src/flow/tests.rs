@@ -14,12 +14,12 @@ fn table(connections: usize) -> (Arc<FlowTable>, TableWriter) {
 }
 
 fn key4(number: u32) -> Key {
-    Key::V4(Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP })
+    Key::V4(Key4 { src: number, dst: 0x0100_000a, ports: 0x3500_3930, proto: UDP.into() })
 }
 
 fn key6(number: u32) -> Key {
     let src = [0x0000_0000_b80d_0120, u64::from(number) << 32];
-    Key::V6(Key6 { src, dst: [0x0000_0000_b80d_0120, 1], ports: 0xbb01_3930, proto: TCP })
+    Key::V6(Key6 { src, dst: [0x0000_0000_b80d_0120, 1], ports: 0xbb01_3930, proto: TCP.into() })
 }
 
 /// Connection `number`, of a family by its lowest bit, translated if the second lowest is set.
@@ -101,7 +101,7 @@ fn every_processor_finds_the_same() {
 #[test]
 fn nonsense_is_refused_and_changes_nothing() {
     let (table, mut writer) = table(4);
-    let loop_key = Key::V4(Key4 { src: 1, dst: 1, ports: 0x0101_0101, proto: UDP });
+    let loop_key = Key::V4(Key4 { src: 1, dst: 1, ports: 0x0101_0101, proto: UDP.into() });
     assert_eq!(writer.insert_pair(&loop_key, &loop_key.inverted(), 0), Err(InsertError::SameKey));
     assert_eq!(writer.insert_pair(&key4(1), &key6(1), 0), Err(InsertError::Family));
     assert_eq!(table.lookup(&loop_key), None);

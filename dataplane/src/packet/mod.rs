@@ -22,7 +22,7 @@ pub mod wire;
 pub use fingerprint::{Snapshot, Verdict};
 pub use ingress::Ingress;
 pub use l2::{L2_MAX, L2Header, l2_shift, source_mac, write_l2};
-pub use parse::{Headers, Refusal, Refused, parse, parse_into, parse_other_into, parse_plain4_into};
+pub use parse::{Headers, Outline, Refusal, Refused, parse, parse_other, parse_plain4, parse_plain6};
 pub use reason::{DropReason, PuntReason};
 pub use rewrite::{Rewrite, Rewrite4, Rewrite6};
 pub use tcp::{MAX_WINDOW, Segment, plausible_close};

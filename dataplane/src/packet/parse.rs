@@ -12,47 +12,47 @@ mod refuse;
 mod tests;
 
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use super::tcp::{ACK, FIN, RST, SYN, Segment, flags_are_valid};
 use super::wire::{self, ETHER_IPV4, ETHER_IPV6, ETHER_LEN, IPV4_LEN, IPV6_LEN, be16, ne16, ne32, ne64};
 use super::{DropReason, Ingress, PuntReason, checksum};
 use crate::flow::{Key, Key4, Key6, TCP, UDP};
 
-/// The headers of a packet that can fly: TCP or UDP directly behind an IP header without options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Headers {
+/// What is known of a packet that can fly, TCP or UDP directly behind an IP header without options, besides its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
     /// Where the frame came in.
     pub ingress: Ingress,
-    /// Addresses, ports and protocol.
-    pub key: Key,
     /// Acknowledgement number in host byte order; 0 without the ACK flag, and for UDP.
     pub tcp_ack: u32,
     /// Length of the packet from its IP header on, as the IP header gives it. What follows is padding.
     pub l3_len: u16,
     /// Offset of the IP header in the frame.
     pub l3: u8,
-    /// Offset of the TCP or UDP header in the frame.
-    pub l4: u8,
     /// TCP flags; 0 for UDP.
     pub tcp_flags: u8,
 }
 
-impl Default for Headers {
-    /// Headers of nothing, to be filled in.
-    fn default() -> Self {
-        Self {
-            ingress: Ingress::default(),
-            key: Key::V4(Key4::default()),
-            tcp_ack: 0,
-            l3_len: 0,
-            l3: 0,
-            l4: 0,
-            tcp_flags: 0,
-        }
+/// The headers of a packet that can fly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Addresses, ports and protocol.
+    pub key: Key,
+    /// All else; its fields can be read as if they were here.
+    pub outline: Outline,
+}
+
+impl Deref for Headers {
+    type Target = Outline;
+
+    #[inline(always)]
+    fn deref(&self) -> &Outline {
+        &self.outline
     }
 }
 
-impl Headers {
+impl Outline {
     /// Whether the segment begins or ends a connection: FIN, RST or SYN.
     #[inline(always)]
     pub const fn is_tcp_control(&self) -> bool {
@@ -81,13 +81,24 @@ impl Headers {
     pub fn packet<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         frame.get(usize::from(self.l3)..self.frame_len()).unwrap_or_default()
     }
+}
+
+impl Headers {
+    /// Offset of the TCP or UDP header in the frame.
+    pub const fn l4(&self) -> usize {
+        let ip = match self.key {
+            Key::V4(_) => IPV4_LEN,
+            Key::V6(_) => IPV6_LEN,
+        };
+        self.outline.l3 as usize + ip
+    }
 
     /// The TCP segment's numbers; `None` for UDP.
     pub fn segment(&self, frame: &[u8]) -> Option<Segment> {
         if self.key.proto() != TCP {
             return None;
         }
-        Segment::read(frame.get(usize::from(self.l4)..self.frame_len())?)
+        Segment::read(frame.get(self.l4()..self.frame_len())?)
     }
 }
 
@@ -131,109 +142,75 @@ pub struct Refusal {
 /// A [`Refusal`] for everything that must not fly.
 #[inline]
 pub fn parse(frame: &[u8], port: u16) -> Result<Headers, Refusal> {
-    let mut headers = Headers::default();
-    parse_into(frame, port, &mut headers).map(|()| headers)
-}
-
-/// Takes a frame apart like [`parse()`], into a place that is there already: for bursts, where the copy counts.
-///
-/// # Errors
-///
-/// A [`Refusal`] for everything that must not fly; the place is as it was.
-#[inline(always)]
-pub fn parse_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), Refusal> {
-    match parse_plain4_into(frame, port, headers) {
-        Some(_) => Ok(()),
-        None => parse_other_into(frame, port, headers),
+    match parse_plain4(frame, port) {
+        Some((key, outline)) => Ok(Headers { key: Key::V4(key), outline }),
+        None => parse_other(frame, port),
     }
 }
 
 /// Takes apart what most frames are: IPv4 without any encapsulation. `None` says that the frame is something else, or
-/// must not fly: [`parse_other_into`] tells; the place is then as it was.
-///
-/// The key is also returned, in registers: reading it back from where its parts have only just been written costs as
-/// much as all the rest.
+/// must not fly: [`parse_other`] tells.
 #[inline(always)]
-pub fn parse_plain4_into(frame: &[u8], port: u16, headers: &mut Headers) -> Option<Key4> {
-    let (mac, inner) = untagged_ipv4(frame)?;
-    let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
-    let key = inner.key;
-    *headers = inner.any().headers(ingress, ETHER_LEN, IPV4_LEN);
-    Some(key)
-}
-
-/// Takes a frame apart that [`parse_plain4_into`] does not know.
-///
-/// # Errors
-///
-/// A [`Refusal`] for everything that must not fly; the place is as it was.
-#[inline(never)]
-pub fn parse_other_into(frame: &[u8], port: u16, headers: &mut Headers) -> Result<(), Refusal> {
-    if let Some((mac, inner)) = untagged_ipv6(frame) {
-        let ingress = Ingress { mac_port: mac | u64::from(port), encap: 0 };
-        *headers = inner.headers(ingress, ETHER_LEN, IPV6_LEN);
-        return Ok(());
-    }
-    general::parse_into(frame, port, headers)
-}
-
-/// The hot lane: an Ethernet frame without tags, to one host, with an IPv4 packet that can fly.
-#[inline(always)]
-fn untagged_ipv4(frame: &[u8]) -> Option<(u64, Inner<Key4>)> {
-    let first = ne64(frame.first_chunk::<{ ETHER_LEN + IPV4_LEN + wire::UDP_LEN }>()?, 0)?;
+pub fn parse_plain4(frame: &[u8], port: u16) -> Option<(Key4, Outline)> {
+    // Once for all: what follows needs no further look at the length.
+    frame.first_chunk::<{ ETHER_LEN + IPV4_LEN + wire::UDP_LEN }>()?;
     let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
     if ne16(ethernet, 12)? != ETHER_IPV4.to_be() {
         return None;
     }
-    let inner = ipv4(packet)?;
-    let mac_and_more = u64::from_be(first);
-    (mac_and_more & GROUP_BIT == 0).then_some((mac_and_more & !0xffff, inner))
+    let Inner { key, tcp_ack, l3_len, tcp_flags } = ipv4(packet)?;
+    let ingress = untagged(ethernet, port)?;
+    Some((key, Outline { ingress, tcp_ack, l3_len, l3: ETHER_LEN as u8, tcp_flags }))
 }
 
 /// The same for IPv6.
 #[inline(always)]
-fn untagged_ipv6(frame: &[u8]) -> Option<(u64, Inner)> {
-    let first = ne64(frame.first_chunk::<{ ETHER_LEN + IPV6_LEN + wire::UDP_LEN }>()?, 0)?;
+pub fn parse_plain6(frame: &[u8], port: u16) -> Option<(Key6, Outline)> {
     let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
     if ne16(ethernet, 12)? != ETHER_IPV6.to_be() {
         return None;
     }
-    let inner = ipv6(packet)?;
-    let mac_and_more = u64::from_be(first);
-    (mac_and_more & GROUP_BIT == 0).then_some((mac_and_more & !0xffff, inner))
+    let Inner { key, tcp_ack, l3_len, tcp_flags } = ipv6(packet)?;
+    let ingress = untagged(ethernet, port)?;
+    Some((key, Outline { ingress, tcp_ack, l3_len, l3: ETHER_LEN as u8, tcp_flags }))
+}
+
+/// Takes a frame apart that [`parse_plain4`] does not know.
+///
+/// # Errors
+///
+/// A [`Refusal`] for everything that must not fly.
+#[inline(never)]
+pub fn parse_other(frame: &[u8], port: u16) -> Result<Headers, Refusal> {
+    match parse_plain6(frame, port) {
+        Some((key, outline)) => Ok(Headers { key: Key::V6(key), outline }),
+        None => general::parse(frame, port),
+    }
+}
+
+/// The ingress context of a frame without tags that is addressed to one host.
+#[inline(always)]
+fn untagged(ethernet: &[u8; ETHER_LEN], port: u16) -> Option<Ingress> {
+    let mac_and_more = u64::from_be(ne64(ethernet, 0)?);
+    let ingress = Ingress { mac_port: mac_and_more & !0xffff | u64::from(port), encap: 0 };
+    (mac_and_more & GROUP_BIT == 0).then_some(ingress)
 }
 
 /// Set in the destination MAC, as [`Ingress::mac_port`] has it, if it is that of a group.
 const GROUP_BIT: u64 = 1 << 56;
 
 /// What is behind the L2 header.
-struct Inner<K = Key> {
+struct Inner<K> {
     key: K,
     tcp_ack: u32,
     l3_len: u16,
     tcp_flags: u8,
 }
 
-impl Inner<Key4> {
-    #[inline(always)]
-    fn any(self) -> Inner {
+impl<K> Inner<K> {
+    fn headers(self, ingress: Ingress, l3: usize, any: impl FnOnce(K) -> Key) -> Headers {
         let Self { key, tcp_ack, l3_len, tcp_flags } = self;
-        Inner { key: Key::V4(key), tcp_ack, l3_len, tcp_flags }
-    }
-}
-
-impl Inner {
-    #[inline(always)]
-    fn headers(self, ingress: Ingress, l3: usize, ip_len: usize) -> Headers {
-        Headers {
-            ingress,
-            key: self.key,
-            tcp_ack: self.tcp_ack,
-            l3_len: self.l3_len,
-            l3: l3 as u8,
-            l4: (l3 + ip_len) as u8,
-            tcp_flags: self.tcp_flags,
-        }
+        Headers { key: any(key), outline: Outline { ingress, tcp_ack, l3_len, l3: l3 as u8, tcp_flags } }
     }
 }
 
@@ -250,19 +227,19 @@ fn ipv4(packet: &[u8]) -> Option<Inner<Key4>> {
     if usize::from(l3_len) > packet.len() || !checksum::ipv4_header_is_valid(head.first_chunk()?) {
         return None;
     }
-    if !FORWARDED4[usize::from(head[12])] || !FORWARDED4[usize::from(head[16])] {
+    if !(FORWARDED4[usize::from(head[12])] & FORWARDED4[usize::from(head[16])]) {
         return None;
     }
     let (src, dst) = (ne32(head, 12)?, ne32(head, 16)?);
     let proto = head[9];
     let (tcp_flags, tcp_ack) = transport(packet, IPV4_LEN, proto, l3_len)?;
-    let key = Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto };
+    let key = Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto: proto.into() };
     Some(Inner { key, tcp_ack, l3_len, tcp_flags })
 }
 
 /// An IPv6 packet that can fly; whatever fails a test is left to [`refuse`] to explain.
 #[inline(always)]
-fn ipv6(packet: &[u8]) -> Option<Inner> {
+fn ipv6(packet: &[u8]) -> Option<Inner<Key6>> {
     let head: &[u8; IPV6_LEN + wire::UDP_LEN] = packet.first_chunk()?;
     // Above 65495 bytes of payload the length of the packet does not fit into 16 bits.
     let l3_len = be16(head, 4)?.checked_add(IPV6_LEN as u16)?;
@@ -275,7 +252,7 @@ fn ipv6(packet: &[u8]) -> Option<Inner> {
     }
     let proto = head[6];
     let (tcp_flags, tcp_ack) = transport(packet, IPV6_LEN, proto, l3_len)?;
-    let key = Key::V6(Key6 { src, dst, ports: ne32(head, IPV6_LEN)?, proto });
+    let key = Key6 { src, dst, ports: ne32(head, IPV6_LEN)?, proto: proto.into() };
     Some(Inner { key, tcp_ack, l3_len, tcp_flags })
 }
 

@@ -25,6 +25,13 @@ pub enum PuntEvent {
     Lost,
 }
 
+impl PuntEvent {
+    /// The direction flew until this packet, which is not to overtake what did.
+    pub(crate) const fn ends_a_flight(self) -> bool {
+        !matches!(self, Self::None | Self::Fingerprint)
+    }
+}
+
 /// A packet on its way to the kernel.
 #[derive(Debug)]
 pub struct Punted {

@@ -68,7 +68,7 @@ mod tests {
     use crate::flow::{Key4, UDP};
 
     fn key(n: u32) -> Key {
-        Key::V4(Key4 { src: n, dst: 1, ports: 2, proto: UDP })
+        Key::V4(Key4 { src: n, dst: 1, ports: 2, proto: UDP.into() })
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Where packets leave a worker: rewritten and sent, held for a moment, or given to the punt thread.
 
+use arrayvec::ArrayVec;
+
 use super::decide::{self, Verdict};
 use super::hold::{Held, HoldQueue};
-use super::lane::{Lane, Laned};
-use super::{CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
-use crate::dpdk::Mbuf;
-use crate::flow::{Adjacency, EntryView, Slot, WorkerCounters};
+use super::lane::Lane;
+use super::{BURST, CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
+use crate::dpdk::{Burst, Mbuf, TxQueue};
+use crate::flow::{Adjacency, AdjacencyFields, Entry, EntryView, Line, Slot, WorkerCounters};
 use crate::packet::wire::ETHER_LEN;
-use crate::packet::{DropReason, Headers, Ingress, PuntReason, Refusal, Refused, write_l2};
+use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, Refusal, Refused, write_l2};
 use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
 /// Everything of a worker but the burst that has just come in.
@@ -30,17 +32,55 @@ struct Flown {
     bytes: u64,
 }
 
+/// As many packets for one port are sent at once; fewer wait for others until the round ends.
+const WORTH_SENDING: usize = BURST / 2;
+
+/// Stands for no port: DPDK's own numbers are far below.
+const NO_PORT: u16 = u16::MAX;
+
 impl Carrier {
-    /// Does with each packet of the lane what was decided, in the order of their coming.
-    pub(super) fn carry_out(&mut self, lane: &mut Lane) {
-        let mut flown = Flown::default();
-        for Laned { mbuf, headers, slot, verdict } in lane.drain() {
-            match (verdict, slot) {
-                (Verdict::Fly, Some(slot)) => self.fly(mbuf, headers, slot, &mut flown),
-                (verdict, slot) => self.stay(mbuf, headers, slot, verdict),
+    /// Does with each packet of the lane what was decided, in the order of their coming. Those that leave through the
+    /// same port as the first stay together in the burst that they came in with.
+    pub(super) fn carry_out<L: Line>(&mut self, lane: &mut Lane<L>) {
+        let Lane { packets, known, fates } = lane;
+        let (mut flown, mut together) = (Flown::default(), NO_PORT);
+        let mut later = ArrayVec::<(usize, Mbuf), BURST>::new();
+        packets.sift(|at, mut mbuf| {
+            let Some(entry) = L::arena(&self.link.table).entries.get(fates.flies_by(at)) else {
+                let (slot, verdict) = fates.stays(at);
+                if later.is_empty() && !verdict.ends_a_flight() {
+                    self.stay(mbuf, &known.headers(at), slot, verdict);
+                } else {
+                    // There are no more than packets.
+                    let _ = later.try_push((at, mbuf));
+                }
+                return None;
+            };
+            let Some(port) = self.fly(entry, &mut mbuf, known.outline(at), &mut flown) else {
+                self.link.counters.dropped(DropReason::NoPort).add(1);
+                return None;
+            };
+            if port != together {
+                if together != NO_PORT {
+                    self.send(port.into(), mbuf);
+                    return None;
+                }
+                together = port;
             }
-        }
+            Some(mbuf)
+        });
         self.link.counters.fast().add(flown.packets, flown.bytes);
+        if !packets.is_empty() {
+            self.send_all(together.into(), packets);
+        }
+        if !later.is_empty() {
+            // Behind what flew of their directions: another worker may send what the kernel makes of them.
+            self.flush();
+        }
+        for (at, mbuf) in later {
+            let (slot, verdict) = fates.stays(at);
+            self.stay(mbuf, &known.headers(at), slot, verdict);
+        }
     }
 
     /// A packet that does not fly.
@@ -57,38 +97,30 @@ impl Carrier {
         }
     }
 
-    /// Rewrites a packet as the kernel would, and queues it on its egress port.
+    /// Rewrites a packet as the kernel would, and counts it; gives the port that it leaves through. `None` happens to no
+    /// packet that was parsed, with an adjacency that was learned.
     #[inline(always)]
-    fn fly(&mut self, mut mbuf: Mbuf, headers: &Headers, slot: Slot, flown: &mut Flown) {
-        let (table, adjacencies) = (&self.link.table, &self.link.adjacencies);
-        let now = self.now;
-        let (ready, adjacency) = if slot.is_ipv6() {
-            let entry = table.entry6(slot);
-            let adjacency = adjacencies.get(entry.adjacency());
-            let rewrite = entry.rewrite6();
-            let ready = make_ready(&mut mbuf, headers, adjacency, |packet| rewrite.apply(packet));
-            if ready {
-                entry.count(mbuf.len() as u32, now);
-            }
-            (ready, adjacency)
-        } else {
-            let entry = table.entry4(slot);
-            let adjacency = adjacencies.get(entry.adjacency());
-            let rewrite = entry.rewrite4();
-            let ready = make_ready(&mut mbuf, headers, adjacency, |packet| rewrite.apply(packet));
-            if ready {
-                entry.count(mbuf.len() as u32, now);
-            }
-            (ready, adjacency)
-        };
-        if !ready {
-            // Happens to no packet that was parsed, with an adjacency that was learned.
-            return self.link.counters.dropped(DropReason::NoPort).add(1);
-        }
+    fn fly<L: Line>(&self, entry: &L, mbuf: &mut Mbuf, outline: &Outline, flown: &mut Flown) -> Option<u16> {
+        let view = entry.view();
+        let adjacency = self.link.adjacencies.get(view.adjacency());
+        let fields = adjacency.fields();
+        let bytes = make_ready(mbuf, outline, entry, adjacency, fields)?;
+        view.count(bytes, self.now);
         flown.packets += 1;
-        flown.bytes += mbuf.len() as u64;
-        let port = usize::from(adjacency.fields().port());
-        self.send(port, mbuf);
+        flown.bytes += u64::from(bytes);
+        Some(fields.port())
+    }
+
+    /// Has a packet fly that was held.
+    fn fly_late(&mut self, mut mbuf: Mbuf, outline: &Outline, slot: Slot) {
+        let mut flown = Flown::default();
+        let port = match self.link.table.entry(slot) {
+            Entry::V4(entry) => self.fly(entry.0, &mut mbuf, outline, &mut flown),
+            Entry::V6(entry) => self.fly(entry.0, &mut mbuf, outline, &mut flown),
+        };
+        let Some(port) = port else { return self.link.counters.dropped(DropReason::NoPort).add(1) };
+        self.link.counters.fast().add(flown.packets, flown.bytes);
+        self.send(port.into(), mbuf);
     }
 
     fn hold(&mut self, mbuf: Mbuf, headers: Headers, slot: Slot) {
@@ -127,11 +159,7 @@ impl Carrier {
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop() else { return };
             match (held.verdict, held.slot) {
-                (Verdict::Fly, Some(slot)) => {
-                    let mut flown = Flown::default();
-                    self.fly(held.mbuf, &held.headers, slot, &mut flown);
-                    self.link.counters.fast().add(flown.packets, flown.bytes);
-                }
+                (Verdict::Fly, Some(slot)) => self.fly_late(held.mbuf, &held.headers, slot),
                 (Verdict::Hold, _) => {
                     // There is room: it was taken from there.
                     let _ = self.held.push(held);
@@ -157,8 +185,8 @@ impl Carrier {
         reason: PuntReason,
         event: PuntEvent,
     ) {
-        if !matches!(event, PuntEvent::None | PuntEvent::Fingerprint) {
-            // The direction flew until now, and it may be another worker that sends what the kernel makes of this.
+        if event.ends_a_flight() {
+            // It may be another worker that sends what the kernel makes of this.
             self.flush();
         }
         let port = usize::from(headers.ingress.port());
@@ -231,16 +259,27 @@ impl Carrier {
         waiting
     }
 
-    #[inline(always)]
+    /// Queues a packet on its port; it leaves with others, at the end of the round at the latest.
     fn send(&mut self, port: usize, mbuf: Mbuf) {
         let Some(state) = self.ports.get_mut(port) else {
-            return self.link.counters.dropped(DropReason::NoPort).add(1);
+            return self.link.counters.lost(&mbuf, DropReason::NoPort);
         };
         if state.out.is_full() {
             state.flush(&self.link.counters);
         }
-        if state.out.push(mbuf).is_err() {
-            self.link.counters.dropped(DropReason::TxQueueFull).add(1);
+        if let Err(mbuf) = state.out.push(mbuf) {
+            self.link.counters.lost(&mbuf, DropReason::TxQueueFull);
+        }
+    }
+
+    /// The same for all packets of a burst: many at once, without moving them.
+    fn send_all(&mut self, port: usize, packets: &mut Burst) {
+        match self.ports.get_mut(port) {
+            Some(state) if packets.len() >= WORTH_SENDING => {
+                state.flush(&self.link.counters);
+                transmit(&mut state.tx, packets, &self.link.counters);
+            }
+            _ => packets.drain().for_each(|mbuf| self.send(port, mbuf)),
         }
     }
 
@@ -255,63 +294,73 @@ impl Carrier {
     }
 }
 
-/// Makes a packet what leaves: rewritten from its IP header on, without padding, which the kernel trims too, and
-/// behind the L2 header of its next hop. False if that can't be.
-#[inline(always)]
-fn make_ready(
-    mbuf: &mut Mbuf,
-    headers: &Headers,
-    adjacency: &Adjacency,
-    apply: impl FnOnce(&mut [u8]) -> bool,
-) -> bool {
-    let (l3, frame_len, fields) = (usize::from(headers.l3), headers.frame_len(), adjacency.fields());
-    let plain = l3 == ETHER_LEN && fields.is_ethernet();
-    if plain {
-        if mbuf.len() != frame_len && !mbuf.set_len(frame_len) {
-            return false;
+impl PortState {
+    /// Sends what waits.
+    fn flush(&mut self, counters: &WorkerCounters) {
+        if !self.out.is_empty() {
+            transmit(&mut self.tx, &mut self.out, counters);
         }
-        let Some((ethernet, packet)) = mbuf.data_mut().split_first_chunk_mut::<ETHER_LEN>() else {
-            return false;
-        };
-        if !apply(packet) {
-            return false;
-        }
-        *ethernet = adjacency.ethernet();
-        return true;
     }
-    mbuf.data_mut().get_mut(l3..frame_len).is_some_and(apply) && encapsulate(mbuf, headers, adjacency)
 }
 
-/// Puts another L2 header, of any length, in front of a packet.
+/// Sends a burst; what the queue does not take is dropped, as a NIC would.
+fn transmit(tx: &mut Option<TxQueue>, packets: &mut Burst, counters: &WorkerCounters) {
+    if let Some(tx) = tx {
+        tx.burst(packets);
+    }
+    for mbuf in packets.drain() {
+        counters.lost(&mbuf, DropReason::TxQueueFull);
+    }
+}
+
+impl WorkerCounters {
+    /// Counts a packet as dropped that was counted as sent when it was queued: a packet counts once.
+    fn lost(&self, mbuf: &Mbuf, reason: DropReason) {
+        self.dropped(reason).add(1);
+        let was = if mbuf.was_received() { self.fast() } else { self.from_kernel() };
+        was.take_back(1, mbuf.len() as u64);
+    }
+}
+
+/// Makes a packet what leaves: rewritten from its IP header on, without padding, which the kernel trims too, and
+/// behind the L2 header of its next hop. Gives its length, or `None` if that can't be.
+#[inline(always)]
+fn make_ready<L: Line>(
+    mbuf: &mut Mbuf,
+    outline: &Outline,
+    entry: &L,
+    adjacency: &Adjacency,
+    fields: AdjacencyFields,
+) -> Option<u32> {
+    if usize::from(outline.l3) != ETHER_LEN || !fields.is_ethernet() {
+        return encapsulate(mbuf, outline, entry, adjacency);
+    }
+    let length = outline.frame_len();
+    if mbuf.len() != length && !mbuf.set_len(length) {
+        return None;
+    }
+    let (ethernet, packet) = mbuf.data_mut().split_first_chunk_mut::<ETHER_LEN>()?;
+    if !entry.apply(packet) {
+        return None;
+    }
+    adjacency.write_ethernet(ethernet);
+    Some(length as u32)
+}
+
+/// The same where one of the L2 headers is not Ethernet's alone.
 #[inline(never)]
-fn encapsulate(mbuf: &mut Mbuf, headers: &Headers, adjacency: &Adjacency) -> bool {
-    let (fields, header) = (adjacency.fields(), adjacency.header_bytes());
-    mbuf.set_len(headers.frame_len())
-        && reframe(mbuf, usize::from(headers.l3), fields.header_len())
-        && header
-            .get(..fields.header_len())
-            .is_some_and(|header| write_l2(mbuf.data_mut(), header, fields.pppoe_length(), headers.l3_len))
+fn encapsulate<L: Line>(mbuf: &mut Mbuf, outline: &Outline, entry: &L, adjacency: &Adjacency) -> Option<u32> {
+    let (l3, fields) = (usize::from(outline.l3), adjacency.fields());
+    let header = adjacency.header_bytes();
+    let header = header.get(..fields.header_len())?;
+    let ready = mbuf.data_mut().get_mut(l3..outline.frame_len()).is_some_and(|packet| entry.apply(packet))
+        && mbuf.set_len(outline.frame_len())
+        && reframe(mbuf, l3, header.len())
+        && write_l2(mbuf.data_mut(), header, fields.pppoe_length(), outline.l3_len);
+    ready.then(|| mbuf.len() as u32)
 }
 
 /// Makes room for an L2 header of `new` bytes in place of one of `old` bytes.
 fn reframe(mbuf: &mut Mbuf, old: usize, new: usize) -> bool {
     if new >= old { mbuf.prepend(new - old).is_some() } else { mbuf.trim_front(old - new) }
-}
-
-impl PortState {
-    /// Sends what waits; what the queue does not take is dropped, as a NIC would.
-    fn flush(&mut self, counters: &WorkerCounters) {
-        if self.out.is_empty() {
-            return;
-        }
-        if let Some(tx) = &mut self.tx {
-            tx.burst(&mut self.out);
-        }
-        for mbuf in self.out.drain() {
-            counters.dropped(DropReason::TxQueueFull).add(1);
-            // Counted when it was queued, and a packet counts once.
-            let was = if mbuf.was_received() { counters.fast() } else { counters.from_kernel() };
-            was.take_back(1, mbuf.len() as u64);
-        }
-    }
 }

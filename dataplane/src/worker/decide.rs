@@ -4,7 +4,7 @@ use super::WorkerLink;
 use super::hold::Held;
 use crate::dpdk::Mbuf;
 use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, TCP, flags};
-use crate::packet::{DropReason, Headers, PuntReason, plausible_close, source_mac};
+use crate::packet::{DropReason, Headers, Outline, PuntReason, plausible_close, source_mac};
 use crate::punt::PuntEvent;
 
 /// What becomes of a packet.
@@ -20,6 +20,13 @@ pub(super) enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// See [`PuntEvent::ends_a_flight`].
+    pub(super) const fn ends_a_flight(self) -> bool {
+        matches!(self, Self::Punt(_, event) if event.ends_a_flight())
+    }
+}
+
 /// A held packet is given to the kernel after so many milliseconds: twice what a proof may take.
 const HOLD_PATIENCE: u32 = 20;
 
@@ -27,12 +34,8 @@ const HOLD_PATIENCE: u32 = 20;
 const ACK_MEMORY: u32 = 30_000;
 
 /// Decides on a packet that has an entry.
-#[inline(always)]
 pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
-    let entry = link.table.entry(slot);
-    if flies(link, mbuf, headers, &entry) {
-        saw_ack(&entry, headers, now);
-        link.adjacencies.prefetch(entry.adjacency());
+    if flies(link, mbuf, headers, link.table.entry(slot), now) {
         return Verdict::Fly;
     }
     unusual(link, mbuf, headers, slot, now)
@@ -40,21 +43,25 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
 
 /// Whether nothing at all is unusual about a packet: then it flies, as [`unusual`] would say too.
 #[inline(always)]
-fn flies(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, entry: &Entry<'_>) -> bool {
+pub(super) fn flies(link: &WorkerLink, mbuf: &Mbuf, outline: &Outline, entry: Entry<'_>, now: u32) -> bool {
     let (state, context) = entry.state_and_context();
-    let received = mbuf.offload_flags();
-    state == EntryState::Software
-        && entry.flags() & flags::BRIDGED == 0
-        && link.contexts.get(context) == headers.ingress
-        && !headers.is_tcp_control()
-        && headers.l3_len <= entry.proved_length()
-        && !received.ip_checksum_bad()
-        && !received.l4_checksum_bad()
+    let (adjacency, flags) = entry.egress();
+    let usual = state == EntryState::Software
+        && flags & flags::BRIDGED == 0
+        && link.contexts.get(context) == outline.ingress
+        && !outline.is_tcp_control()
+        && outline.l3_len <= entry.proved_length()
+        && !mbuf.offload_flags().any_checksum_bad();
+    if usual {
+        saw_ack(&entry, outline, now);
+        link.adjacencies.prefetch(adjacency);
+    }
+    usual
 }
 
 /// Decides on any packet that has an entry.
 #[inline(never)]
-fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+pub(super) fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let entry = link.table.entry(slot);
     // Before anything that changes the flow's state: a copy from elsewhere must not move it.
     let elsewhere =
@@ -83,8 +90,7 @@ fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u
     if headers.is_tcp_control() {
         return close(link, mbuf, headers, slot, now);
     }
-    let received = mbuf.offload_flags();
-    if received.ip_checksum_bad() || received.l4_checksum_bad() {
+    if mbuf.offload_flags().any_checksum_bad() {
         return Verdict::Punt(PuntReason::BadChecksum, PuntEvent::None);
     }
     if headers.l3_len > entry.proved_length() {
@@ -103,9 +109,9 @@ fn is_from_its_sender(link: &WorkerLink, mbuf: &Mbuf, entry: &Entry<'_>) -> bool
 
 /// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.
 #[inline(always)]
-fn saw_ack(entry: &Entry<'_>, headers: &Headers, now: u32) {
-    if headers.tcp_ack != 0 {
-        entry.set_last_ack(headers.tcp_ack);
+fn saw_ack(entry: &Entry<'_>, outline: &Outline, now: u32) {
+    if outline.tcp_ack != 0 {
+        entry.set_last_ack(outline.tcp_ack);
         entry.touch(now);
     }
 }

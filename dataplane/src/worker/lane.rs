@@ -1,202 +1,203 @@
-//! The lane: the packets of a burst that could fly, looked up together.
+//! Lanes: the packets of a burst that could fly, by family, looked up together.
 //!
 //! A burst is taken in parts. While one part is parsed, the tags of the one before are on their way from memory,
 //! and when these are compared, its entries: what one packet waits for is hidden behind the work on others.
-//! Nothing is moved but the pointers to the packets; all else stays where it was written first.
+//! Plain IPv4 packets stay in the burst that they came in with; of each packet no more is kept than its key and
+//! its outline, since all else can be read again where it matters.
 
-use arrayvec::ArrayVec;
-
+use super::carrier::Carrier;
 use super::decide::{self, Verdict};
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
-use crate::dpdk::Mbuf;
-use crate::flow::{FlowTable, Key, Key4, Key6, Lookup, Slot};
-use crate::packet::{Headers, PuntReason, Refusal, parse_other_into, parse_plain4_into};
+use crate::dpdk::{Burst, Mbuf};
+use crate::flow::{FlowTable, Key, Key4, Line, Line4, Line6, Lookup, NOWHERE, Slot};
+use crate::packet::{Headers, Outline, PuntReason, parse_other, parse_plain4};
 use crate::punt::PuntEvent;
 
 /// Packets of a part: enough for the memory to be busy, few enough for their lines to be there before they are
 /// used and not gone again after.
 const PART: usize = 16;
-const PARTS: usize = BURST.div_ceil(PART);
 
-/// One burst's packets with what is known of them, in the order of their coming.
-#[derive(Debug)]
-pub(super) struct Lane {
-    mbufs: ArrayVec<Mbuf, BURST>,
-    headers: [Headers; BURST],
-    slots: [Option<Slot>; BURST],
-    verdicts: [Verdict; BURST],
-    parts: [Part; PARTS],
-}
-
-impl Default for Lane {
-    fn default() -> Self {
-        Self {
-            mbufs: ArrayVec::new(),
-            headers: [Headers::default(); BURST],
-            slots: [None; BURST],
-            verdicts: [Verdict::Hold; BURST],
-            parts: Default::default(),
-        }
-    }
-}
-
-/// A packet in its lane: where it is, what it says, and what becomes of it.
-#[derive(Debug)]
-pub(super) struct Laned<'a> {
-    pub(super) mbuf: Mbuf,
-    pub(super) headers: &'a Headers,
-    pub(super) slot: Option<Slot>,
-    pub(super) verdict: Verdict,
-}
-
-impl Lane {
-    /// Parses a packet and takes it in, or gives it back with the reason why it can't fly.
-    #[inline(always)]
-    pub(super) fn push(&mut self, mbuf: Mbuf, port: u16, table: &FlowTable) -> Result<(), (Mbuf, Refusal)> {
-        let at = self.mbufs.len();
-        let Some(headers) = self.headers.get_mut(at) else {
-            // A burst has no more packets than the lane places.
-            return Ok(());
-        };
-        let part = at / PART;
-        if let Some(key) = parse_plain4_into(mbuf.data(), port, headers) {
-            self.parts[part].v4.push(at, key);
-        } else if let Err(refusal) = parse_other_into(mbuf.data(), port, headers) {
-            return Err((mbuf, refusal));
-        } else {
-            self.parts[part].push(at, &headers.key);
-        }
-        self.mbufs.push(mbuf);
-        if at % PART == PART - 1 {
-            self.parts[part].prepare(table);
-            if let Some(before) = part.checked_sub(1) {
-                self.parts[before].find(table);
-            }
-        }
-        Ok(())
-    }
-
-    /// Finishes the lookups that the packets' coming has begun.
-    pub(super) fn look_up(&mut self, table: &FlowTable) {
-        let len = self.mbufs.len();
-        let (whole, rest) = (len / PART, len % PART);
-        if rest > 0 {
-            self.parts[whole].prepare(table);
-        }
-        if let Some(last) = whole.checked_sub(1) {
-            self.parts[last].find(table);
-        }
-        if rest > 0 {
-            self.parts[whole].find(table);
-        }
-        for part in &mut self.parts[..len.div_ceil(PART)] {
-            part.confirm(table, &mut self.slots);
-        }
-    }
-
-    /// Decides on each packet, reading every entry's state before anything is sent.
-    pub(super) fn decide(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
-        let packets = self.mbufs.iter().zip(&self.headers).zip(&self.slots);
-        for (((mbuf, headers), slot), verdict) in packets.zip(&mut self.verdicts) {
-            *verdict = match slot {
-                Some(slot) => held.decide_new(*slot, || decide::flow(link, mbuf, headers, *slot, now)),
-                None => Verdict::Punt(PuntReason::NoFlow, PuntEvent::None),
-            };
-        }
-    }
-
-    /// Takes everything out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Laned<'_>> {
-        let Self { mbufs, headers, slots, verdicts, .. } = self;
-        let known = headers.iter().zip(slots.iter().zip(verdicts.iter()));
-        mbufs.drain(..).zip(known).map(|(mbuf, (headers, (slot, verdict)))| Laned {
-            mbuf,
-            headers,
-            slot: *slot,
-            verdict: *verdict,
-        })
-    }
-}
-
-/// The keys of some neighbouring packets, by family.
+/// One burst's packets that could fly.
 #[derive(Debug, Default)]
-struct Part {
-    v4: Keys<Key4>,
-    v6: Keys<Key6>,
+pub(super) struct Lanes {
+    pub(super) v4: Lane<Line4>,
+    pub(super) v6: Lane<Line6>,
 }
 
+/// Those of one family, in the order of their coming, with what is known of them.
 #[derive(Debug)]
-struct Keys<K> {
-    keys: [K; PART],
-    /// Each key's packet.
-    at: [u8; PART],
+pub(super) struct Lane<L: Line> {
+    pub(super) packets: Burst,
+    pub(super) known: Known<L>,
+    pub(super) fates: Fates,
+}
+
+/// What is known of the packets of a lane.
+#[derive(Debug)]
+pub(super) struct Known<L: Line> {
     len: usize,
+    keys: [L::Key; BURST],
+    outlines: [Outline; BURST],
     lookup: Lookup,
 }
 
-impl<K: Copy + Default> Default for Keys<K> {
+/// What becomes of the packets of a lane.
+#[derive(Debug)]
+pub(super) struct Fates {
+    /// The entries by which packets fly, as indices into the arena; [`NOWHERE`] for those that don't.
+    flying: [u32; BURST],
+    /// Of those that don't fly: where they belong, and what becomes of them.
+    staying: [(Option<Slot>, Verdict); BURST],
+}
+
+impl<L: Line> Default for Lane<L> {
     fn default() -> Self {
-        Self { keys: [K::default(); PART], at: [0; PART], len: 0, lookup: Lookup::default() }
+        let (keys, outlines) = ([L::Key::default(); BURST], [Outline::default(); BURST]);
+        let known = Known { len: 0, keys, outlines, lookup: Lookup::default() };
+        let fates = Fates { flying: [NOWHERE; BURST], staying: [(None, Verdict::Hold); BURST] };
+        Self { packets: Burst::new(), known, fates }
     }
 }
 
-impl<K> Keys<K> {
+impl Lanes {
+    /// Sorts what has come in, all of it in the burst of the IPv4 lane: what could fly to the lanes, the rest to the
+    /// kernel.
+    pub(super) fn sort(&mut self, port: u16, carrier: &mut Carrier) {
+        let Self { v4: Lane { packets, known, .. }, v6 } = self;
+        for mbuf in packets.iter() {
+            mbuf.prefetch_data();
+        }
+        packets.sift(|_, mbuf| {
+            let (mbuf, key, outline) = match parse_plain4(mbuf.data(), port) {
+                Some((key, outline)) if mbuf.segments() == 1 => (mbuf, key, outline),
+                _ => sort_other(mbuf, port, v6, carrier)?,
+            };
+            known.push(key, &outline, &carrier.link.table);
+            Some(mbuf)
+        });
+        known.complete(&carrier.link.table);
+        v6.known.complete(&carrier.link.table);
+    }
+}
+
+/// A packet that is not plain IPv4: gives it back if it is IPv4 nevertheless, and could fly.
+#[inline(never)]
+fn sort_other(
+    mbuf: Mbuf,
+    port: u16,
+    v6: &mut Lane<Line6>,
+    carrier: &mut Carrier,
+) -> Option<(Mbuf, Key4, Outline)> {
+    if mbuf.segments() > 1 {
+        // Headers may lie across segments: the punt thread gathers, the kernel decides.
+        carrier.refuse(port.into(), mbuf, None);
+        return None;
+    }
+    match parse_other(mbuf.data(), port) {
+        Ok(Headers { key: Key::V4(key), outline }) => Some((mbuf, key, outline)),
+        Ok(Headers { key: Key::V6(key), outline }) => {
+            // A burst has no more packets than the lane places.
+            if v6.packets.push(mbuf).is_ok() {
+                v6.known.push(key, &outline, &carrier.link.table);
+            }
+            None
+        }
+        Err(refusal) => {
+            carrier.refuse(port.into(), mbuf, Some(refusal));
+            None
+        }
+    }
+}
+
+impl<L: Line> Known<L> {
+    /// Takes a packet in; with each that completes a part, lookups go on.
     #[inline(always)]
-    fn push(&mut self, at: usize, key: K) {
-        let index = self.len % PART;
-        self.keys[index] = key;
-        self.at[index] = at as u8;
-        self.len = index + 1;
+    fn push(&mut self, key: L::Key, outline: &Outline, table: &FlowTable) {
+        let at = self.len % BURST;
+        self.keys[at] = key;
+        self.outlines[at] = *outline;
+        self.len = at + 1;
+        if self.len.is_multiple_of(PART) {
+            self.look_up(table);
+        }
     }
 
-    /// Gives each packet its slot.
-    #[inline(always)]
-    fn scatter(&mut self, found: &[Option<Slot>; PART], slots: &mut [Option<Slot>; BURST]) {
-        for (at, found) in self.at.iter().zip(found).take(self.len) {
-            slots[usize::from(*at) % BURST] = *found;
+    /// Begins the lookup of the packets that are new, and has those before them find their candidates.
+    #[inline(never)]
+    fn look_up(&mut self, table: &FlowTable) {
+        let (arena, before) = (L::arena(table), self.lookup.len);
+        let new = self.keys.get(before..self.len).unwrap_or_default();
+        arena.prepare(new, &mut self.lookup);
+        arena.find_candidates(&mut self.lookup, before);
+    }
+
+    /// The packets are all there: goes on with their lookups until their entries are on their way.
+    fn complete(&mut self, table: &FlowTable) {
+        if self.len > self.lookup.len {
+            self.look_up(table);
         }
+        L::arena(table).find_candidates(&mut self.lookup, self.len);
+    }
+
+    #[inline(always)]
+    pub(super) fn outline(&self, at: usize) -> &Outline {
+        &self.outlines[at % BURST]
+    }
+
+    pub(super) fn headers(&self, at: usize) -> Headers {
+        Headers { key: L::any_key(self.keys[at % BURST]), outline: *self.outline(at) }
+    }
+
+    /// For another burst.
+    fn clear(&mut self) {
         self.len = 0;
+        self.lookup.clear();
     }
 }
 
-impl Part {
-    fn push(&mut self, at: usize, key: &Key) {
-        match key {
-            Key::V4(key) => self.v4.push(at, *key),
-            Key::V6(key) => self.v6.push(at, *key),
-        }
+impl Fates {
+    /// The entry by which a packet flies, as an index into its arena; beyond the arena if it doesn't.
+    #[inline(always)]
+    pub(super) fn flies_by(&self, at: usize) -> usize {
+        self.flying[at % BURST] as usize
     }
 
-    fn prepare(&mut self, table: &FlowTable) {
-        if self.v4.len > 0 {
-            table.prepare4(self.v4.keys.get(..self.v4.len).unwrap_or(&self.v4.keys), &mut self.v4.lookup);
-        }
-        if self.v6.len > 0 {
-            table.prepare6(self.v6.keys.get(..self.v6.len).unwrap_or(&self.v6.keys), &mut self.v6.lookup);
-        }
+    /// What becomes of a packet that does not fly.
+    pub(super) fn stays(&self, at: usize) -> (Option<Slot>, Verdict) {
+        self.staying[at % BURST]
     }
+}
 
-    fn find(&mut self, table: &FlowTable) {
-        if self.v4.len > 0 {
-            table.match4(&mut self.v4.lookup);
+impl<L: Line> Lane<L> {
+    /// Finds each packet's entry and decides by it, before anything is sent.
+    pub(super) fn decide(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
+        let Self { packets, known, fates: Fates { flying, staying } } = self;
+        let arena = L::arena(&link.table);
+        arena.gather(&mut known.lookup);
+        let mut nobody_waits = held.is_empty();
+        for (at, mbuf) in packets.iter().enumerate() {
+            let at = at % BURST;
+            let found = arena.confirm_at(at, &known.keys[at], &known.lookup);
+            if let Some((index, entry)) = found
+                && nobody_waits
+                && decide::flies(link, mbuf, &known.outlines[at], entry.view(), now)
+            {
+                flying[at] = index;
+                continue;
+            }
+            let slot = found.map(|(index, _)| L::slot(index));
+            let verdict = match slot {
+                None => Verdict::Punt(PuntReason::NoFlow, PuntEvent::None),
+                Some(slot) => {
+                    held.decide_new(slot, || decide::flow(link, mbuf, &known.headers(at), slot, now))
+                }
+            };
+            nobody_waits &= verdict != Verdict::Hold;
+            let flies = found.filter(|_| verdict == Verdict::Fly);
+            flying[at] = flies.map_or(NOWHERE, |(index, _)| index);
+            staying[at] = (slot, verdict);
         }
-        if self.v6.len > 0 {
-            table.match6(&mut self.v6.lookup);
-        }
-    }
-
-    fn confirm(&mut self, table: &FlowTable, slots: &mut [Option<Slot>; BURST]) {
-        let mut found = [None; PART];
-        if self.v4.len > 0 {
-            let Keys { keys, len, lookup, .. } = &mut self.v4;
-            table.confirm4(keys.get(..*len).unwrap_or(&*keys), lookup, &mut found);
-            self.v4.scatter(&found, slots);
-        }
-        if self.v6.len > 0 {
-            let Keys { keys, len, lookup, .. } = &mut self.v6;
-            table.confirm6(keys.get(..*len).unwrap_or(&*keys), lookup, &mut found);
-            self.v6.scatter(&found, slots);
-        }
+        known.clear();
     }
 }

@@ -24,7 +24,7 @@ pub use hold::CAPACITY as HOLD_CAPACITY;
 use hold::HoldQueue;
 use idle::Idle;
 pub use idle::{Activity, IdlePolicy};
-use lane::Lane;
+use lane::Lanes;
 
 /// Packets received at once.
 pub const BURST: usize = 64;
@@ -120,8 +120,7 @@ pub struct Worker {
     carrier: Carrier,
     quiescence: QsbrReader,
     clock: Clock,
-    burst: Burst,
-    lane: Lane,
+    lanes: Lanes,
     idle: Idle,
 }
 
@@ -146,8 +145,7 @@ impl Worker {
             carrier: Carrier { ports, link, now: 0, held: HoldQueue::default(), fetched: 0, sent: 0 },
             quiescence,
             clock,
-            burst: Burst::new(),
-            lane: Lane::default(),
+            lanes: Lanes::default(),
             idle: Idle::new(idle),
         }
     }
@@ -202,40 +200,23 @@ impl Worker {
     }
 
     fn receive(&mut self, port: usize) -> usize {
-        let Self { carrier, burst, lane, .. } = self;
+        let Self { carrier, lanes, .. } = self;
         let Some(rx) = carrier.ports.get_mut(port).and_then(|state| state.rx.as_mut()) else { return 0 };
-        rx.burst(burst);
-        let received = burst.len();
+        let received = rx.burst(&mut lanes.v4.packets);
         if received == 0 {
             return 0;
         }
-        parse_burst(burst, port, lane, carrier);
-        lane.look_up(&carrier.link.table);
+        lanes.sort(port as u16, carrier);
         // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
         // sent, what was held, what came in just now.
         carrier.decide_held();
-        lane.decide(&carrier.link, &mut carrier.held, carrier.now);
+        lanes.v4.decide(&carrier.link, &mut carrier.held, carrier.now);
+        lanes.v6.decide(&carrier.link, &mut carrier.held, carrier.now);
         carrier.send_from_kernel();
         carrier.release_held();
-        carrier.carry_out(lane);
+        carrier.carry_out(&mut lanes.v4);
+        carrier.carry_out(&mut lanes.v6);
         received
-    }
-}
-
-/// Sorts the burst: what can fly to the lane, the rest to the kernel.
-fn parse_burst(burst: &mut Burst, port: usize, lane: &mut Lane, carrier: &mut Carrier) {
-    for mbuf in burst.iter() {
-        mbuf.prefetch_data();
-    }
-    for mbuf in burst.drain() {
-        if mbuf.segments() > 1 {
-            // Headers may lie across segments: the punt thread gathers, the kernel decides.
-            carrier.refuse(port, mbuf, None);
-            continue;
-        }
-        if let Err((mbuf, refusal)) = lane.push(mbuf, port as u16, &carrier.link.table) {
-            carrier.refuse(port, mbuf, Some(refusal));
-        }
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn difference(ours: &[u8], theirs: &[u8]) -> String {
 /// The field that a byte belongs to.
 fn field(frame: &[u8], at: usize) -> &'static str {
     let Ok(headers) = parse(frame, 0) else { return "not a packet that flies" };
-    let (l3, l4) = (usize::from(headers.l3), usize::from(headers.l4));
+    let (l3, l4) = (usize::from(headers.l3), headers.l4());
     let (fields, start): (&[_], _) = match (at, headers.key.proto()) {
         (..6, _) => return "destination MAC",
         (6..12, _) => return "source MAC",

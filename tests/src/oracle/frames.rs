@@ -387,7 +387,7 @@ pub fn packets() -> impl Strategy<Value = Packet> {
 /// Whether the L4 checksum of a packet that could fly is wrong.
 pub fn has_bad_checksum(frame: &[u8], headers: &dataplane::packet::Headers) -> bool {
     let packet = headers.packet(frame);
-    let l4 = usize::from(headers.l4 - headers.l3);
+    let l4 = headers.l4() - usize::from(headers.l3);
     let (Some(addresses), Some(segment)) =
         (packet.get(if l4 == 20 { 12..20 } else { 8..40 }), packet.get(l4..))
     else {

@@ -39,7 +39,7 @@ fn check_flies(frame: &Frame) {
     assert_eq!(headers.ingress, ingress(frame));
     assert_eq!(headers.key.tuple(), frame.tuple);
     assert_eq!(usize::from(headers.l3), frame.l2_len());
-    assert_eq!(usize::from(headers.l4), frame.l2_len() + ip_len);
+    assert_eq!(headers.l4(), frame.l2_len() + ip_len);
     assert_eq!(usize::from(headers.l3_len), ip.len());
     assert_eq!(headers.packet(&bytes), ip);
     assert_eq!(headers.frame_len() + frame.padding.len(), bytes.len());
@@ -336,8 +336,7 @@ fn link_control_is_recognised() {
 
 /// The general lane alone.
 fn general(bytes: &[u8]) -> Result<Headers, Refusal> {
-    let mut headers = Headers::default();
-    general::parse_into(bytes, PORT, &mut headers).map(|()| headers)
+    general::parse(bytes, PORT)
 }
 
 proptest! {
@@ -387,7 +386,7 @@ proptest! {
         prop_assert_eq!(result, general(&bytes));
         if let Ok(headers) = result {
             prop_assert!(headers.frame_len() <= bytes.len());
-            prop_assert!(headers.l4 > headers.l3 && usize::from(headers.l4) + 8 <= headers.frame_len());
+            prop_assert!(headers.l4() > usize::from(headers.l3) && headers.l4() + 8 <= headers.frame_len());
         }
     }
 }

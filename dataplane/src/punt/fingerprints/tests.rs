@@ -117,7 +117,7 @@ fn no_byte_of_the_headers_may_differ() {
         let out = frame.clone().with(|f| f.ttl -= 1).build();
         let headers = parse(&out, 0).expect("a packet that can fly");
         let l4 = if headers.key.proto() == crate::flow::TCP { 20 } else { 8 };
-        for at in usize::from(headers.l3)..usize::from(headers.l4) + l4 {
+        for at in usize::from(headers.l3)..headers.l4() + l4 {
             for bit in 0..8 {
                 let mut rig = Rig::new();
                 rig.punt(&frame);
@@ -441,7 +441,7 @@ proptest! {
         let bytes = frame.build();
         let headers = parse(&bytes, EGRESS).expect("a packet that can fly");
         let l4_len = if headers.key.proto() == crate::flow::TCP { 20 } else { 8 };
-        let (start, end) = (usize::from(headers.l3), usize::from(headers.l4) + l4_len);
+        let (start, end) = (usize::from(headers.l3), headers.l4() + l4_len);
         let mut changed = bytes.clone();
         let place = start + at.index(end - start);
         changed[place] ^= change;

@@ -6,7 +6,7 @@ use crate::worker::hold::{CAPACITY, Held, HoldQueue};
 
 fn held(bench: &Bench, flow: FlowRef, number: u16) -> Held {
     let mbuf = bench.packet(&number.to_be_bytes());
-    let headers = Headers::default();
+    let headers = Headers { key: Key::V4(Key4::default()), outline: Outline::default() };
     Held { flow, since: 0, mbuf, headers, verdict: Verdict::Hold, slot: Some(flow.slot) }
 }
 

@@ -8,11 +8,11 @@ mod rounds;
 use crate::clock::Clock;
 use crate::dpdk::testing::{Bench, receive, send};
 use crate::flow::{
-    AdjacencyWriter, ContextWriter, Egress, EntryState, EntryView, FiveTuple, FlowRef, Key, Placement, Slot,
-    TableConfig, TableWriter,
+    AdjacencyWriter, ContextWriter, Egress, EntryState, EntryView, FiveTuple, FlowRef, Key, Key4, Placement,
+    Slot, TableConfig, TableWriter,
 };
 use crate::packet::testing::Frame;
-use crate::packet::{DropReason, Headers, Ingress, PuntReason, parse};
+use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, parse};
 use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
 use super::decide::Verdict;
