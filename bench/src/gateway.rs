@@ -8,8 +8,8 @@ use arrayvec::ArrayVec;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use dataplane::flow::{
-    AdjacencyTable, AdjacencyWriter, ContextTable, ContextWriter, Egress, EntryState, EntryView, FlowTable,
-    Placement, TableConfig, TableWriter, WorkerCounters,
+    AdjacencyId, AdjacencyTable, AdjacencyWriter, ContextTable, ContextWriter, Egress, EntryState, EntryView,
+    FlowRef, FlowTable, Placement, TableConfig, TableWriter, WorkerCounters,
 };
 use dataplane::packet::Ingress;
 use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
@@ -78,6 +78,17 @@ pub struct Gateway {
     contexts: (Arc<ContextTable>, ContextWriter),
     /// Where punted packets end up.
     pub rings: Arc<PuntRings>,
+    flows: Flows,
+    hops: Hops,
+}
+
+/// What flows refer to.
+#[derive(Debug)]
+struct Hops {
+    /// Ingress contexts of the two ports.
+    contexts: [u16; 2],
+    outside: AdjacencyId,
+    inside: Vec<AdjacencyId>,
 }
 
 impl Gateway {
@@ -94,7 +105,7 @@ impl Gateway {
     pub fn with_config(flows: Flows, connections: u32, config: TableConfig) -> Result<Self, Error> {
         let ipv6_share = if flows.family == Family::V6 { 100 } else { 0 };
         let (config, placement) = (TableConfig { ipv6_share, ..config }, config.placement);
-        let (table, mut writer) = FlowTable::create(config)?;
+        let (table, writer) = FlowTable::create(config)?;
         let mut adjacencies = AdjacencyTable::create(256, table.qsbr(), placement)?;
         let mut contexts = ContextTable::create(table.qsbr(), placement)?;
 
@@ -105,7 +116,7 @@ impl Gateway {
             header.extend(ether_type);
             Egress { port, header, mtu: 1500, pppoe_length: None, dscp: None }
         };
-        let contexts_of = [
+        let numbers = [
             contexts.1.acquire(&Ingress::untagged(0, MAC))?,
             contexts.1.acquire(&Ingress::untagged(1, MAC))?,
         ];
@@ -114,18 +125,26 @@ impl Gateway {
         for host in 0..NEIGHBOURS {
             inside.push(adjacencies.1.acquire(&egress(0, host as u8))?);
         }
+        let hops = Hops { contexts: numbers, outside, inside };
+        let rings = PuntRings::new(RING, RING);
+        let mut gateway = Self { table, writer, adjacencies, contexts, rings, flows, hops };
         for number in 0..connections {
-            let pair = writer.insert_pair(&flows.key(number, false), &flows.key(number, true), number)?;
-            let back = inside.get((number % NEIGHBOURS) as usize).copied().unwrap_or(outside);
-            for (flow, (context, adjacency)) in
-                pair.into_iter().zip(contexts_of.into_iter().zip([outside, back]))
-            {
-                writer.set_forwarding(flow.slot, context, adjacency, 0);
-                writer.set_proved_length(flow.slot, 1500);
-                table.entry(flow.slot).set_state(EntryState::Software);
-            }
+            gateway.admit(number)?;
         }
-        Ok(Self { table, writer, adjacencies, contexts, rings: PuntRings::new(RING, RING) })
+        Ok(gateway)
+    }
+
+    /// Puts a connection in, both directions in state software.
+    pub fn admit(&mut self, number: u32) -> Result<[FlowRef; 2], Error> {
+        let Self { table, writer, flows, hops: Hops { contexts, outside, inside }, .. } = self;
+        let pair = writer.insert_pair(&flows.key(number, false), &flows.key(number, true), number)?;
+        let back = inside.get((number % NEIGHBOURS) as usize).copied().unwrap_or(*outside);
+        for (flow, (context, adjacency)) in pair.into_iter().zip(contexts.iter().zip([*outside, back])) {
+            writer.set_forwarding(flow.slot, *context, adjacency, 0);
+            writer.set_proved_length(flow.slot, 1500);
+            table.entry(flow.slot).set_state(EntryState::Software);
+        }
+        Ok(pair)
     }
 
     /// A worker on these queues, and what it counts.

@@ -75,10 +75,22 @@ impl HugePages {
             return Self { added: 0 };
         };
         let missing = (mib / 2).saturating_sub(free);
-        if missing == 0 || !set_pages(all + missing) {
-            return Self { added: 0 };
+        for _ in 0..4 {
+            if missing == 0 || !set_pages(all + missing) {
+                break;
+            }
+            if Self::free(mib) {
+                break;
+            }
+            // Memory lies in pieces too small, much of it as the cache of files: moves them together. Best effort.
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
         }
         Self { added: number("nr_hugepages").unwrap_or(all).saturating_sub(all) }
+    }
+
+    /// Whether so many MiB are free.
+    pub fn free(mib: u64) -> bool {
+        number("free_hugepages").unwrap_or(0) >= mib / 2
     }
 }
 

@@ -14,7 +14,7 @@ use flyover_bench::machine::{self, HugePages};
 use flyover_bench::measure::Effort;
 use flyover_bench::path::{self, Scenario};
 use flyover_bench::report::{Report, Row};
-use flyover_bench::{control, micro, plot, workers};
+use flyover_bench::{churn, control, micro, plot, workers};
 
 /// What packets cost, beside what they cost others.
 #[derive(Parser)]
@@ -74,9 +74,16 @@ fn effort(connections: u32) -> Effort {
 }
 
 fn start(mib: Option<u64>) -> Result<(HugePages, Ports), Error> {
-    let pages = HugePages::reserve(mib.unwrap_or(0));
+    let mut pages = HugePages::reserve(mib.unwrap_or(0));
+    let huge = mib.is_some_and(HugePages::free);
+    if !huge {
+        // Too few would do for a start, and then be missed.
+        drop(pages);
+        pages = HugePages::reserve(0);
+    }
     let options = EalOptions {
-        hugepages: if mib.is_some() { Hugepages::Auto } else { Hugepages::Off },
+        hugepages: if huge { Hugepages::On } else { Hugepages::Off },
+        memory_mb: if huge { None } else { mib.map(|mib| mib as u32 / 2) },
         file_prefix: format!("flyover-bench-{}", std::process::id()),
         ..EalOptions::default()
     };
@@ -125,21 +132,23 @@ fn run_micro(options: Options) -> Result<Report, Error> {
     Ok(Report::new(micro_rows(options)?))
 }
 
-fn control_rows(options: Options) -> Result<Vec<Row>, Error> {
-    let repetitions = if options.quick { 5 } else { 15 };
-    Ok(vec![control::admit(1 << 20, repetitions)?])
+fn control_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
+    let repetitions = if options.quick { 5 } else { 9 };
+    let mut rows = vec![control::admit(1 << 20, repetitions)?];
+    rows.extend(churn::run(1 << 20, ports, options.cpu)?);
+    Ok(rows)
 }
 
 fn run_control(options: Options) -> Result<Report, Error> {
-    let (_pages, _ports) = prepare(options)?;
-    Ok(Report::new(control_rows(options)?))
+    let (_pages, mut ports) = prepare(options)?;
+    Ok(Report::new(control_rows(&mut ports, options)?))
 }
 
 fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
     let (_pages, mut ports) = prepare(options)?;
     let mut rows = path_rows(&mut ports, options)?;
     rows.extend(micro_rows(options)?);
-    rows.extend(control_rows(options)?);
+    rows.extend(control_rows(&mut ports, options)?);
     let report = Report::new(rows);
     let write = |name: &str, text: String| {
         let path = results.join(name);

@@ -53,7 +53,8 @@ impl Burst {
         self.packets.drain(..)
     }
 
-    /// Goes through the packets in order. What `keep` gives back stays, in order, and moves up; the rest it has taken.
+    /// Goes through the packets in order. What `keep` gives back stays, in order, and moves up to the place that it is
+    /// told; the rest it has taken.
     #[inline(always)]
     pub fn sift(&mut self, mut keep: impl FnMut(usize, Mbuf) -> Option<Mbuf>) {
         let (len, array) = (self.packets.len(), self.packets.as_mut_ptr());
@@ -64,7 +65,7 @@ impl Burst {
         unsafe {
             self.packets.set_len(0);
             for at in 0..len {
-                if let Some(packet) = keep(at, array.add(at).read()) {
+                if let Some(packet) = keep(kept, array.add(at).read()) {
                     array.add(kept).write(packet);
                     kept += 1;
                 }

@@ -52,7 +52,8 @@ pub struct Egress {
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub struct Adjacency {
-    /// Port (16 bits, lowest), MTU (16), header length (8), offset of PPPoE's length (8), DSCP (8), valid (8).
+    /// Port (16 bits, lowest), MTU (16), header length (8), offset of PPPoE's length (8), DSCP (8), valid (1),
+    /// Ethernet's header alone (1).
     fields: AtomicU64,
     header: [AtomicU64; WORDS],
     _spare: [AtomicU64; 2],
@@ -113,10 +114,14 @@ impl Adjacency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdjacencyFields(u64);
 
+const VALID: u64 = 1 << 56;
+const PLAIN: u64 = 1 << 57;
+
 impl AdjacencyFields {
     fn of(egress: &Egress) -> Self {
         let bytes =
             [egress.header.len() as u8, egress.pppoe_length.unwrap_or(ABSENT), egress.dscp.unwrap_or(ABSENT)];
+        let plain = egress.header.len() == ETHERNET && egress.pppoe_length.is_none();
         let [length, pppoe, dscp] = bytes.map(u64::from);
         Self(
             u64::from(egress.port)
@@ -124,7 +129,8 @@ impl AdjacencyFields {
                 | length << 32
                 | pppoe << 40
                 | dscp << 48
-                | 1 << 56,
+                | VALID
+                | if plain { PLAIN } else { 0 },
         )
     }
 
@@ -142,7 +148,7 @@ impl AdjacencyFields {
     /// Whether there is an adjacency at all: false for [`AdjacencyId::NONE`].
     #[inline]
     pub const fn is_some(self) -> bool {
-        self.byte(56) != 0
+        self.0 & VALID != 0
     }
 
     /// Port through which packets leave.
@@ -165,9 +171,9 @@ impl AdjacencyFields {
     }
 
     /// Whether the header is Ethernet's alone, without a tag and without any field that differs by packet.
-    #[inline]
+    #[inline(always)]
     pub const fn is_ethernet(self) -> bool {
-        (self.0 >> 32) as u16 == (ETHERNET as u16 | (ABSENT as u16) << 8)
+        self.0 & PLAIN != 0
     }
 
     /// Offset in the header of PPPoE's length.

@@ -41,7 +41,6 @@ pub use adjacency::{
     Adjacency, AdjacencyError, AdjacencyFields, AdjacencyId, AdjacencyTable, AdjacencyWriter, Egress,
     MAX_HEADER,
 };
-pub(crate) use arena::NOWHERE;
 pub use arena::{Lookup, MAX_BURST};
 pub use context::{ContextTable, ContextWriter, TooManyContexts};
 pub use counters::{Counter, MAX_PORTS, PacketCount, PacketCounter, Snapshot, WorkerCounters};

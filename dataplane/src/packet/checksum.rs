@@ -60,11 +60,12 @@ pub fn delta(old: &[u32], new: &[u32]) -> u16 {
     }
 }
 
-/// A TCP or IPv4 header checksum after an update: `~(~HC + delta)`.
+/// A TCP or IPv4 header checksum after an update: `~(~HC + delta)`, which is `HC - delta` with the borrow taken off.
 #[inline(always)]
 #[must_use]
 pub const fn update(check: u16, delta: u16) -> u16 {
-    !add(!check, delta)
+    let (difference, borrow) = check.overflowing_sub(delta);
+    difference.wrapping_sub(borrow as u16)
 }
 
 /// A UDP checksum after an update: 0 means "none" and stays, a computed 0 is sent as 0xffff.

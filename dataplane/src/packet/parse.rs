@@ -230,7 +230,9 @@ fn ipv4(packet: &[u8]) -> Option<Inner<Key4>> {
     if !(FORWARDED4[usize::from(head[12])] & FORWARDED4[usize::from(head[16])]) {
         return None;
     }
-    let (src, dst) = (ne32(head, 12)?, ne32(head, 16)?);
+    // Read as one word, so that they are written as one.
+    let addresses = ne64(head, 12)?.to_ne_bytes();
+    let (src, dst) = (ne32(&addresses, 0)?, ne32(&addresses, 4)?);
     let proto = head[9];
     let (tcp_flags, tcp_ack) = transport(packet, IPV4_LEN, proto, l3_len)?;
     let key = Key4 { src, dst, ports: ne32(head, IPV4_LEN)?, proto: proto.into() };

@@ -42,7 +42,7 @@ impl Rewrite4 {
     /// Applies the rewrite to a packet that begins with its IP header.
     ///
     /// `false`, and nothing is changed, if the packet is shorter than its headers.
-    #[inline]
+    #[inline(always)]
     #[must_use = "a packet that was not rewritten must not leave"]
     pub fn apply(&self, l3: &mut [u8]) -> bool {
         let Some((ip, l4)) = l3.split_first_chunk_mut::<IPV4_LEN>() else { return false };

@@ -1,15 +1,13 @@
 //! Where packets leave a worker: rewritten and sent, held for a moment, or given to the punt thread.
 
-use arrayvec::ArrayVec;
-
 use super::decide::{self, Verdict};
+use super::egress::{self, Flown};
 use super::hold::{Held, HoldQueue};
-use super::lane::Lane;
+use super::lane::{Fate, Lane};
 use super::{BURST, CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
 use crate::dpdk::{Burst, Mbuf, TxQueue};
-use crate::flow::{Adjacency, AdjacencyFields, Entry, EntryView, Line, Slot, WorkerCounters};
-use crate::packet::wire::ETHER_LEN;
-use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, Refusal, Refused, write_l2};
+use crate::flow::{Entry, Line, Slot, WorkerCounters};
+use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, Refusal, Refused};
 use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
 /// Everything of a worker but the burst that has just come in.
@@ -25,61 +23,22 @@ pub(super) struct Carrier {
     pub(super) sent: u64,
 }
 
-/// Packets and bytes of a burst, to be counted together.
-#[derive(Debug, Default)]
-struct Flown {
-    packets: u64,
-    bytes: u64,
-}
-
 /// As many packets for one port are sent at once; fewer wait for others until the round ends.
 const WORTH_SENDING: usize = BURST / 2;
 
-/// Stands for no port: DPDK's own numbers are far below.
-const NO_PORT: u16 = u16::MAX;
-
 impl Carrier {
-    /// Does with each packet of the lane what was decided, in the order of their coming. Those that leave through the
-    /// same port as the first stay together in the burst that they came in with.
+    /// Does with each packet of the lane what was decided, in the order of their coming.
     pub(super) fn carry_out<L: Line>(&mut self, lane: &mut Lane<L>) {
         let Lane { packets, known, fates } = lane;
-        let (mut flown, mut together) = (Flown::default(), NO_PORT);
-        let mut later = ArrayVec::<(usize, Mbuf), BURST>::new();
-        packets.sift(|at, mut mbuf| {
-            let Some(entry) = L::arena(&self.link.table).entries.get(fates.flies_by(at)) else {
-                let (slot, verdict) = fates.stays(at);
-                if later.is_empty() && !verdict.ends_a_flight() {
-                    self.stay(mbuf, &known.headers(at), slot, verdict);
-                } else {
-                    // There are no more than packets.
-                    let _ = later.try_push((at, mbuf));
-                }
-                return None;
-            };
-            let Some(port) = self.fly(entry, &mut mbuf, known.outline(at), &mut flown) else {
-                self.link.counters.dropped(DropReason::NoPort).add(1);
-                return None;
-            };
-            if port != together {
-                if together != NO_PORT {
-                    self.send(port.into(), mbuf);
-                    return None;
-                }
-                together = port;
+        self.link.counters.fast().add(fates.flown.packets, fates.flown.bytes);
+        if let Some(port) = fates.common_port() {
+            return self.send_all(port.into(), packets);
+        }
+        for (at, mbuf) in packets.drain().enumerate() {
+            match fates.of(at) {
+                Fate::Leaves(port) => self.send(port.into(), mbuf),
+                Fate::Stays(slot, verdict) => self.stay(mbuf, &known.headers(at), slot, verdict),
             }
-            Some(mbuf)
-        });
-        self.link.counters.fast().add(flown.packets, flown.bytes);
-        if !packets.is_empty() {
-            self.send_all(together.into(), packets);
-        }
-        if !later.is_empty() {
-            // Behind what flew of their directions: another worker may send what the kernel makes of them.
-            self.flush();
-        }
-        for (at, mbuf) in later {
-            let (slot, verdict) = fates.stays(at);
-            self.stay(mbuf, &known.headers(at), slot, verdict);
         }
     }
 
@@ -97,26 +56,16 @@ impl Carrier {
         }
     }
 
-    /// Rewrites a packet as the kernel would, and counts it; gives the port that it leaves through. `None` happens to no
-    /// packet that was parsed, with an adjacency that was learned.
-    #[inline(always)]
-    fn fly<L: Line>(&self, entry: &L, mbuf: &mut Mbuf, outline: &Outline, flown: &mut Flown) -> Option<u16> {
-        let view = entry.view();
-        let adjacency = self.link.adjacencies.get(view.adjacency());
-        let fields = adjacency.fields();
-        let bytes = make_ready(mbuf, outline, entry, adjacency, fields)?;
-        view.count(bytes, self.now);
-        flown.packets += 1;
-        flown.bytes += u64::from(bytes);
-        Some(fields.port())
-    }
-
     /// Has a packet fly that was held.
     fn fly_late(&mut self, mut mbuf: Mbuf, outline: &Outline, slot: Slot) {
         let mut flown = Flown::default();
         let port = match self.link.table.entry(slot) {
-            Entry::V4(entry) => self.fly(entry.0, &mut mbuf, outline, &mut flown),
-            Entry::V6(entry) => self.fly(entry.0, &mut mbuf, outline, &mut flown),
+            Entry::V4(entry) => {
+                egress::make_ready(&self.link, entry.0, &mut mbuf, outline, self.now, &mut flown)
+            }
+            Entry::V6(entry) => {
+                egress::make_ready(&self.link, entry.0, &mut mbuf, outline, self.now, &mut flown)
+            }
         };
         let Some(port) = port else { return self.link.counters.dropped(DropReason::NoPort).add(1) };
         self.link.counters.fast().add(flown.packets, flown.bytes);
@@ -262,13 +211,13 @@ impl Carrier {
     /// Queues a packet on its port; it leaves with others, at the end of the round at the latest.
     fn send(&mut self, port: usize, mbuf: Mbuf) {
         let Some(state) = self.ports.get_mut(port) else {
-            return self.link.counters.lost(&mbuf, DropReason::NoPort);
+            return self.link.counters.dropped(DropReason::NoPort).add(1);
         };
         if state.out.is_full() {
             state.flush(&self.link.counters);
         }
-        if let Err(mbuf) = state.out.push(mbuf) {
-            self.link.counters.lost(&mbuf, DropReason::TxQueueFull);
+        if state.out.push(mbuf).is_err() {
+            self.link.counters.dropped(DropReason::TxQueueFull).add(1);
         }
     }
 
@@ -309,58 +258,9 @@ fn transmit(tx: &mut Option<TxQueue>, packets: &mut Burst, counters: &WorkerCoun
         tx.burst(packets);
     }
     for mbuf in packets.drain() {
-        counters.lost(&mbuf, DropReason::TxQueueFull);
-    }
-}
-
-impl WorkerCounters {
-    /// Counts a packet as dropped that was counted as sent when it was queued: a packet counts once.
-    fn lost(&self, mbuf: &Mbuf, reason: DropReason) {
-        self.dropped(reason).add(1);
-        let was = if mbuf.was_received() { self.fast() } else { self.from_kernel() };
+        counters.dropped(DropReason::TxQueueFull).add(1);
+        // Counted when it was queued, and a packet counts once.
+        let was = if mbuf.was_received() { counters.fast() } else { counters.from_kernel() };
         was.take_back(1, mbuf.len() as u64);
     }
-}
-
-/// Makes a packet what leaves: rewritten from its IP header on, without padding, which the kernel trims too, and
-/// behind the L2 header of its next hop. Gives its length, or `None` if that can't be.
-#[inline(always)]
-fn make_ready<L: Line>(
-    mbuf: &mut Mbuf,
-    outline: &Outline,
-    entry: &L,
-    adjacency: &Adjacency,
-    fields: AdjacencyFields,
-) -> Option<u32> {
-    if usize::from(outline.l3) != ETHER_LEN || !fields.is_ethernet() {
-        return encapsulate(mbuf, outline, entry, adjacency);
-    }
-    let length = outline.frame_len();
-    if mbuf.len() != length && !mbuf.set_len(length) {
-        return None;
-    }
-    let (ethernet, packet) = mbuf.data_mut().split_first_chunk_mut::<ETHER_LEN>()?;
-    if !entry.apply(packet) {
-        return None;
-    }
-    adjacency.write_ethernet(ethernet);
-    Some(length as u32)
-}
-
-/// The same where one of the L2 headers is not Ethernet's alone.
-#[inline(never)]
-fn encapsulate<L: Line>(mbuf: &mut Mbuf, outline: &Outline, entry: &L, adjacency: &Adjacency) -> Option<u32> {
-    let (l3, fields) = (usize::from(outline.l3), adjacency.fields());
-    let header = adjacency.header_bytes();
-    let header = header.get(..fields.header_len())?;
-    let ready = mbuf.data_mut().get_mut(l3..outline.frame_len()).is_some_and(|packet| entry.apply(packet))
-        && mbuf.set_len(outline.frame_len())
-        && reframe(mbuf, l3, header.len())
-        && write_l2(mbuf.data_mut(), header, fields.pppoe_length(), outline.l3_len);
-    ready.then(|| mbuf.len() as u32)
-}
-
-/// Makes room for an L2 header of `new` bytes in place of one of `old` bytes.
-fn reframe(mbuf: &mut Mbuf, old: usize, new: usize) -> bool {
-    if new >= old { mbuf.prepend(new - old).is_some() } else { mbuf.trim_front(old - new) }
 }

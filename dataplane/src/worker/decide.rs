@@ -20,13 +20,6 @@ pub(super) enum Verdict {
     Drop(DropReason),
 }
 
-impl Verdict {
-    /// See [`PuntEvent::ends_a_flight`].
-    pub(super) const fn ends_a_flight(self) -> bool {
-        matches!(self, Self::Punt(_, event) if event.ends_a_flight())
-    }
-}
-
 /// A held packet is given to the kernel after so many milliseconds: twice what a proof may take.
 const HOLD_PATIENCE: u32 = 20;
 
@@ -45,16 +38,14 @@ pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot
 #[inline(always)]
 pub(super) fn flies(link: &WorkerLink, mbuf: &Mbuf, outline: &Outline, entry: Entry<'_>, now: u32) -> bool {
     let (state, context) = entry.state_and_context();
-    let (adjacency, flags) = entry.egress();
     let usual = state == EntryState::Software
-        && flags & flags::BRIDGED == 0
+        && entry.flags() & flags::BRIDGED == 0
         && link.contexts.get(context) == outline.ingress
         && !outline.is_tcp_control()
         && outline.l3_len <= entry.proved_length()
         && !mbuf.offload_flags().any_checksum_bad();
     if usual {
         saw_ack(&entry, outline, now);
-        link.adjacencies.prefetch(adjacency);
     }
     usual
 }

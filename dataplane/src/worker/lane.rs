@@ -7,11 +7,12 @@
 
 use super::carrier::Carrier;
 use super::decide::{self, Verdict};
+use super::egress::{self, Flown};
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::{Burst, Mbuf};
-use crate::flow::{FlowTable, Key, Key4, Line, Line4, Line6, Lookup, NOWHERE, Slot};
-use crate::packet::{Headers, Outline, PuntReason, parse_other, parse_plain4};
+use crate::flow::{FlowTable, Key, Line, Line4, Line6, Lookup, Slot};
+use crate::packet::{DropReason, Headers, Outline, PuntReason, parse_other, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
 /// Packets of a part: enough for the memory to be busy, few enough for their lines to be there before they are
@@ -36,7 +37,6 @@ pub(super) struct Lane<L: Line> {
 /// What is known of the packets of a lane.
 #[derive(Debug)]
 pub(super) struct Known<L: Line> {
-    len: usize,
     keys: [L::Key; BURST],
     outlines: [Outline; BURST],
     lookup: Lookup,
@@ -45,18 +45,47 @@ pub(super) struct Known<L: Line> {
 /// What becomes of the packets of a lane.
 #[derive(Debug)]
 pub(super) struct Fates {
-    /// The entries by which packets fly, as indices into the arena; [`NOWHERE`] for those that don't.
-    flying: [u32; BURST],
-    /// Of those that don't fly: where they belong, and what becomes of them.
+    /// The ports that packets leave through; [`NO_PORT`] for those that don't leave.
+    ports: [u16; BURST],
+    /// Of those that don't leave: where they belong, and what becomes of them.
     staying: [(Option<Slot>, Verdict); BURST],
+    /// Where all leave that do.
+    together: u16,
+    /// Some don't leave, or not through that port.
+    mixed: bool,
+    /// What leaves, summed up.
+    pub(super) flown: Flown,
 }
+
+/// What becomes of a packet.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is ready to leave through this port.
+    Leaves(u16),
+    /// It belongs there, and this is to be done with it.
+    Stays(Option<Slot>, Verdict),
+}
+
+/// Stands for no port: DPDK's own numbers are far below.
+const NO_PORT: u16 = u16::MAX;
 
 impl<L: Line> Default for Lane<L> {
     fn default() -> Self {
         let (keys, outlines) = ([L::Key::default(); BURST], [Outline::default(); BURST]);
-        let known = Known { len: 0, keys, outlines, lookup: Lookup::default() };
-        let fates = Fates { flying: [NOWHERE; BURST], staying: [(None, Verdict::Hold); BURST] };
-        Self { packets: Burst::new(), known, fates }
+        let known = Known { keys, outlines, lookup: Lookup::default() };
+        Self { packets: Burst::new(), known, fates: Fates::default() }
+    }
+}
+
+impl Default for Fates {
+    fn default() -> Self {
+        Self {
+            ports: [NO_PORT; BURST],
+            staying: [(None, Verdict::Hold); BURST],
+            together: NO_PORT,
+            mixed: false,
+            flown: Flown::default(),
+        }
     }
 }
 
@@ -65,139 +94,162 @@ impl Lanes {
     /// kernel.
     pub(super) fn sort(&mut self, port: u16, carrier: &mut Carrier) {
         let Self { v4: Lane { packets, known, .. }, v6 } = self;
+        known.clear();
+        v6.known.clear();
         for mbuf in packets.iter() {
             mbuf.prefetch_data();
         }
-        packets.sift(|_, mbuf| {
-            let (mbuf, key, outline) = match parse_plain4(mbuf.data(), port) {
-                Some((key, outline)) if mbuf.segments() == 1 => (mbuf, key, outline),
-                _ => sort_other(mbuf, port, v6, carrier)?,
-            };
-            known.push(key, &outline, &carrier.link.table);
-            Some(mbuf)
+        packets.sift(|at, mbuf| match parse_plain4(mbuf.data(), port) {
+            Some((key, outline)) if mbuf.segments() == 1 => {
+                known.put(at, key, &outline, &carrier.link.table);
+                Some(mbuf)
+            }
+            _ => sort_other(mbuf, port, at, known, v6, carrier),
         });
-        known.complete(&carrier.link.table);
-        v6.known.complete(&carrier.link.table);
+        known.complete(packets.len(), &carrier.link.table);
+        v6.known.complete(v6.packets.len(), &carrier.link.table);
     }
 }
 
-/// A packet that is not plain IPv4: gives it back if it is IPv4 nevertheless, and could fly.
+/// A packet that is not plain IPv4: stays in the IPv4 lane, at this place, if it is IPv4 nevertheless and could fly.
 #[inline(never)]
 fn sort_other(
     mbuf: Mbuf,
     port: u16,
+    at: usize,
+    v4: &mut Known<Line4>,
     v6: &mut Lane<Line6>,
     carrier: &mut Carrier,
-) -> Option<(Mbuf, Key4, Outline)> {
+) -> Option<Mbuf> {
     if mbuf.segments() > 1 {
         // Headers may lie across segments: the punt thread gathers, the kernel decides.
         carrier.refuse(port.into(), mbuf, None);
         return None;
     }
-    match parse_other(mbuf.data(), port) {
-        Ok(Headers { key: Key::V4(key), outline }) => Some((mbuf, key, outline)),
-        Ok(Headers { key: Key::V6(key), outline }) => {
-            // A burst has no more packets than the lane places.
-            if v6.packets.push(mbuf).is_ok() {
-                v6.known.push(key, &outline, &carrier.link.table);
-            }
-            None
-        }
-        Err(refusal) => {
-            carrier.refuse(port.into(), mbuf, Some(refusal));
-            None
-        }
+    if let Some((key, outline)) = parse_plain6(mbuf.data(), port) {
+        v6.push(mbuf, key, &outline, &carrier.link.table);
+        return None;
     }
+    match parse_other(mbuf.data(), port) {
+        Ok(Headers { key: Key::V4(key), outline }) => {
+            v4.put(at, key, &outline, &carrier.link.table);
+            return Some(mbuf);
+        }
+        Ok(Headers { key: Key::V6(key), outline }) => v6.push(mbuf, key, &outline, &carrier.link.table),
+        Err(refusal) => carrier.refuse(port.into(), mbuf, Some(refusal)),
+    }
+    None
 }
 
 impl<L: Line> Known<L> {
-    /// Takes a packet in; with each that completes a part, lookups go on.
+    /// Takes in what is known of a packet; with each that completes a part, lookups go on.
     #[inline(always)]
-    fn push(&mut self, key: L::Key, outline: &Outline, table: &FlowTable) {
-        let at = self.len % BURST;
+    fn put(&mut self, at: usize, key: L::Key, outline: &Outline, table: &FlowTable) {
+        let at = at % BURST;
         self.keys[at] = key;
         self.outlines[at] = *outline;
-        self.len = at + 1;
-        if self.len.is_multiple_of(PART) {
-            self.look_up(table);
+        if at % PART == PART - 1 {
+            self.look_up(at + 1, table);
         }
     }
 
-    /// Begins the lookup of the packets that are new, and has those before them find their candidates.
+    /// Begins the lookup of those of the first `len` packets that are new, and has those before them find their
+    /// candidates.
     #[inline(never)]
-    fn look_up(&mut self, table: &FlowTable) {
+    fn look_up(&mut self, len: usize, table: &FlowTable) {
         let (arena, before) = (L::arena(table), self.lookup.len);
-        let new = self.keys.get(before..self.len).unwrap_or_default();
+        let new = self.keys.get(before..len).unwrap_or_default();
         arena.prepare(new, &mut self.lookup);
         arena.find_candidates(&mut self.lookup, before);
     }
 
     /// The packets are all there: goes on with their lookups until their entries are on their way.
-    fn complete(&mut self, table: &FlowTable) {
-        if self.len > self.lookup.len {
-            self.look_up(table);
+    fn complete(&mut self, len: usize, table: &FlowTable) {
+        if len > self.lookup.len {
+            self.look_up(len, table);
         }
-        L::arena(table).find_candidates(&mut self.lookup, self.len);
-    }
-
-    #[inline(always)]
-    pub(super) fn outline(&self, at: usize) -> &Outline {
-        &self.outlines[at % BURST]
+        L::arena(table).find_candidates(&mut self.lookup, len);
     }
 
     pub(super) fn headers(&self, at: usize) -> Headers {
-        Headers { key: L::any_key(self.keys[at % BURST]), outline: *self.outline(at) }
+        Headers { key: L::any_key(self.keys[at % BURST]), outline: self.outlines[at % BURST] }
     }
 
     /// For another burst.
     fn clear(&mut self) {
-        self.len = 0;
         self.lookup.clear();
     }
 }
 
 impl Fates {
-    /// The entry by which a packet flies, as an index into its arena; beyond the arena if it doesn't.
-    #[inline(always)]
-    pub(super) fn flies_by(&self, at: usize) -> usize {
-        self.flying[at % BURST] as usize
+    /// The port through which all packets leave, if there is one.
+    pub(super) fn common_port(&self) -> Option<u16> {
+        (!self.mixed).then_some(self.together)
     }
 
-    /// What becomes of a packet that does not fly.
-    pub(super) fn stays(&self, at: usize) -> (Option<Slot>, Verdict) {
-        self.staying[at % BURST]
+    /// What becomes of one packet.
+    pub(super) fn of(&self, at: usize) -> Fate {
+        let (slot, verdict) = self.staying[at % BURST];
+        match self.ports[at % BURST] {
+            NO_PORT => Fate::Stays(slot, verdict),
+            port => Fate::Leaves(port),
+        }
+    }
+
+    #[inline(always)]
+    fn leaves(&mut self, at: usize, port: u16) {
+        self.ports[at] = port;
+        if self.together != port {
+            self.mixed |= at > 0;
+            self.together = port;
+        }
+    }
+
+    fn stays(&mut self, at: usize, slot: Option<Slot>, verdict: Verdict) {
+        self.mixed = true;
+        self.ports[at] = NO_PORT;
+        self.staying[at] = (slot, verdict);
     }
 }
 
 impl<L: Line> Lane<L> {
-    /// Finds each packet's entry and decides by it, before anything is sent.
-    pub(super) fn decide(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
-        let Self { packets, known, fates: Fates { flying, staying } } = self;
-        let arena = L::arena(&link.table);
-        arena.gather(&mut known.lookup);
-        let mut nobody_waits = held.is_empty();
-        for (at, mbuf) in packets.iter().enumerate() {
-            let at = at % BURST;
-            let found = arena.confirm_at(at, &known.keys[at], &known.lookup);
-            if let Some((index, entry)) = found
-                && nobody_waits
-                && decide::flies(link, mbuf, &known.outlines[at], entry.view(), now)
-            {
-                flying[at] = index;
-                continue;
-            }
-            let slot = found.map(|(index, _)| L::slot(index));
-            let verdict = match slot {
-                None => Verdict::Punt(PuntReason::NoFlow, PuntEvent::None),
-                Some(slot) => {
-                    held.decide_new(slot, || decide::flow(link, mbuf, &known.headers(at), slot, now))
-                }
-            };
-            nobody_waits &= verdict != Verdict::Hold;
-            let flies = found.filter(|_| verdict == Verdict::Fly);
-            flying[at] = flies.map_or(NOWHERE, |(index, _)| index);
-            staying[at] = (slot, verdict);
+    fn push(&mut self, mbuf: Mbuf, key: L::Key, outline: &Outline, table: &FlowTable) {
+        let at = self.packets.len();
+        // A burst has no more packets than the lane places.
+        if self.packets.push(mbuf).is_ok() {
+            self.known.put(at, key, outline, table);
         }
-        known.clear();
+    }
+
+    /// Finds each packet's entry, decides by it, and makes ready to leave what flies. Nothing is sent yet.
+    pub(super) fn prepare(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
+        let Self { packets, known, fates } = self;
+        let (arena, mut flown) = (L::arena(&link.table), Flown::default());
+        arena.gather(&mut known.lookup);
+        (fates.together, fates.mixed) = (NO_PORT, false);
+        let mut nobody_waits = held.is_empty();
+        for (at, mbuf) in packets.iter_mut().enumerate() {
+            let at = at % BURST;
+            let outline = &known.outlines[at];
+            let Some((index, entry)) = arena.confirm_at(at, &known.keys[at], &known.lookup) else {
+                fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
+                continue;
+            };
+            if !(nobody_waits && decide::flies(link, mbuf, outline, entry.view(), now)) {
+                let slot = L::slot(index);
+                let verdict =
+                    held.decide_new(slot, || decide::flow(link, mbuf, &known.headers(at), slot, now));
+                if verdict != Verdict::Fly {
+                    nobody_waits &= verdict != Verdict::Hold;
+                    fates.stays(at, Some(slot), verdict);
+                    continue;
+                }
+            }
+            match egress::make_ready(link, entry, mbuf, outline, now, &mut flown) {
+                Some(port) => fates.leaves(at, port),
+                None => fates.stays(at, Some(L::slot(index)), Verdict::Drop(DropReason::NoPort)),
+            }
+        }
+        fates.flown = flown;
     }
 }

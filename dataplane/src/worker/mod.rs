@@ -6,6 +6,7 @@
 
 mod carrier;
 mod decide;
+mod egress;
 mod hold;
 mod idle;
 mod lane;
@@ -157,7 +158,7 @@ impl Worker {
             if self.carrier.link.flags.any_gone() {
                 self.let_go();
             }
-            self.quiescence.quiescent();
+            self.quiescent();
             if packets == 0 && self.carrier.held.is_empty() {
                 if let Some(nap) = self.idle.nothing_to_do(&self.clock) {
                     self.quiescence.offline();
@@ -190,6 +191,11 @@ impl Worker {
         packets
     }
 
+    /// Says that the worker holds no reference into a shared table: between rounds.
+    pub fn quiescent(&self) {
+        self.quiescence.quiescent();
+    }
+
     /// Drops the queues of ports whose device is taken away. What is sent there from now on is lost.
     fn let_go(&mut self) {
         for (number, port) in self.carrier.ports.iter_mut().enumerate() {
@@ -209,10 +215,10 @@ impl Worker {
         lanes.sort(port as u16, carrier);
         // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
-        // sent, what was held, what came in just now.
+        // sent, what was held, what came in just now, which has been made ready to leave meanwhile.
         carrier.decide_held();
-        lanes.v4.decide(&carrier.link, &mut carrier.held, carrier.now);
-        lanes.v6.decide(&carrier.link, &mut carrier.held, carrier.now);
+        lanes.v4.prepare(&carrier.link, &mut carrier.held, carrier.now);
+        lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
         carrier.send_from_kernel();
         carrier.release_held();
         carrier.carry_out(&mut lanes.v4);

@@ -50,11 +50,15 @@ impl Line4 {
     }
 
     /// What bridged packets become: computed, since it happens seldom.
-    #[cold]
-    #[inline(never)]
     fn bridged(&self) -> Rewrite4 {
         let (key, Rewrite4 { src, dst, ports, .. }) = (self.key(), self.routed());
         Rewrite4::between(&key, &Key4 { src, dst, ports, ..key }, false)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn apply_bridged(&self, packet: &mut [u8]) -> bool {
+        self.bridged().apply(packet)
     }
 
     #[inline(always)]
@@ -120,7 +124,7 @@ impl Line for Line4 {
 
     #[inline(always)]
     fn apply(&self, packet: &mut [u8]) -> bool {
-        if self.is_bridged() { self.bridged().apply(packet) } else { self.routed().apply(packet) }
+        if self.is_bridged() { self.apply_bridged(packet) } else { self.routed().apply(packet) }
     }
 
     fn write(&self, key: &Key4, leaves_as: &Key4) {

@@ -143,7 +143,38 @@ fn frames_from_the_kernel_leave_by_their_port_and_unknown_ports_drop() {
     assert_eq!(rig.worker.round(), 5);
     assert_eq!((rig.numbers_sent(0), rig.numbers_sent(1)), (vec![1, 3], vec![2, 4]));
     assert_eq!(rig.dropped(DropReason::NoPort), 1);
-    assert_eq!(rig.link().counters.from_kernel().packets.get(), 4, "a packet counts once");
+    assert_eq!(rig.link().counters.from_kernel().packets.get(), 5);
+    rig.finish();
+}
+
+#[test]
+fn what_leaves_is_itself_whatever_comes_between() {
+    let mut rig = Rig::new();
+    let connections = [UDP, TCP, UDP].map(|proto| rig.connect(proto, EntryState::Software));
+    let held = rig.connect(UDP, EntryState::Holding);
+    let (mut frames, mut expected) = (Vec::new(), Vec::new());
+    for number in 0..60 {
+        let connection = &connections[usize::from(number) % 3];
+        let frame = connection.frame(number);
+        frames.push(match number % 5 {
+            0 => frame.with(|f| f.ttl = 1),
+            1 => Frame::udp("10.0.0.2:9", "192.0.2.9:9").payload(&number.to_be_bytes()),
+            2 => held.frame(number),
+            _ => {
+                expected.push(forwarded(&frame, connection).build());
+                frame
+            }
+        });
+    }
+    rig.arrive(0, &frames);
+    rig.worker.round();
+    assert_eq!(rig.sent(1), expected);
+    assert_eq!((rig.count(PuntReason::Ttl), rig.count(PuntReason::NoFlow)), (12, 12));
+    assert_eq!(rig.worker.carrier.held.len(), 12);
+    assert_eq!(numbers(&rig.punted()).len(), 24);
+    rig.set_state(held.flows[0], EntryState::Software);
+    rig.worker.round();
+    assert!(rig.numbers_sent(1).into_iter().eq((0..60).filter(|number| number % 5 == 2)));
     rig.finish();
 }
 
