@@ -75,7 +75,7 @@ impl HugePages {
             return Self { added: 0 };
         };
         let missing = (mib / 2).saturating_sub(free);
-        for _ in 0..4 {
+        for _ in 0..8 {
             if missing == 0 || !set_pages(all + missing) {
                 break;
             }

@@ -66,6 +66,13 @@ impl Row {
         }
     }
 
+    /// This row's figure under another name, beside that of another row.
+    pub fn beside(&self, name: &str, other: &Self) -> Self {
+        let mut row = Self { name: name.to_owned(), yardsticks: BTreeMap::new(), ..self.clone() };
+        row.set_peer(&format!("{} {}", other.name, other.connections), other.cycles_per_packet.median);
+        row
+    }
+
     /// Adds the peer.
     pub fn set_peer(&mut self, peer: &str, cycles: f64) {
         self.peer = Some(peer.to_owned());
@@ -104,12 +111,12 @@ impl Report {
     /// As a table.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{} at {} MHz (TSC); a dependent addition takes {:.2} cycles\n{:<32}{:>12}{:>9}{:>8}{:>8}  {:<24}{:>8}{:>7}  also\n",
+            "{} at {} MHz (TSC); a dependent addition takes {:.2} cycles\n{:<38} {:>9} {:>9} {:>8} {:>8}  {:<24}{:>8}{:>7}  also\n",
             self.processor,
             self.tsc_mhz,
             self.clean,
             "name",
-            "connections",
+            "flows",
             "cycles",
             "min",
             "max",
@@ -121,7 +128,7 @@ impl Report {
             let Cycles { median, min, max } = row.cycles_per_packet;
             let _ = write!(
                 text,
-                "{:<32}{:>12}{median:>9.1}{min:>8.1}{max:>8.1}  {:<24}",
+                "{:<38} {:>9} {median:>9.1} {min:>8.1} {max:>8.1}  {:<24}",
                 row.name,
                 row.connections,
                 row.peer.as_deref().unwrap_or("-")

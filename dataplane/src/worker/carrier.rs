@@ -3,7 +3,7 @@
 use super::decide::{self, Verdict};
 use super::egress::{self, Flown};
 use super::hold::{Held, HoldQueue};
-use super::lane::{Fate, Lane};
+use super::lane::{Fate, Fates, Lane, Lanes};
 use super::{BURST, CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
 use crate::dpdk::{Burst, Mbuf, TxQueue};
 use crate::flow::{Entry, Line, Slot, WorkerCounters};
@@ -27,18 +27,49 @@ pub(super) struct Carrier {
 const WORTH_SENDING: usize = BURST / 2;
 
 impl Carrier {
-    /// Does with each packet of the lane what was decided, in the order of their coming.
-    pub(super) fn carry_out<L: Line>(&mut self, lane: &mut Lane<L>) {
+    /// Does with each packet what was decided, in the order of their coming.
+    pub(super) fn carry_out(&mut self, lanes: &mut Lanes) {
+        let Lanes { v4, v6, behind } = lanes;
+        if v6.packets.is_empty() {
+            return self.carry_out_lane(v4);
+        }
+        if v4.packets.is_empty() {
+            return self.carry_out_lane(v6);
+        }
+        self.count(&v4.fates);
+        self.count(&v6.fates);
+        let mut six = v6.packets.drain().enumerate().peekable();
+        for (at, mbuf) in v4.packets.drain().enumerate() {
+            while let Some((at6, mbuf)) = six.next_if(|(at6, _)| usize::from(behind[at6 % BURST]) <= at) {
+                self.carry_out_one(mbuf, v6.fates.of(at6), || v6.known.headers(at6));
+            }
+            self.carry_out_one(mbuf, v4.fates.of(at), || v4.known.headers(at));
+        }
+        for (at6, mbuf) in six {
+            self.carry_out_one(mbuf, v6.fates.of(at6), || v6.known.headers(at6));
+        }
+    }
+
+    /// The same for a burst of one family.
+    fn carry_out_lane<L: Line>(&mut self, lane: &mut Lane<L>) {
         let Lane { packets, known, fates } = lane;
-        self.link.counters.fast().add(fates.flown.packets, fates.flown.bytes);
+        self.count(fates);
         if let Some(port) = fates.common_port() {
             return self.send_all(port.into(), packets);
         }
         for (at, mbuf) in packets.drain().enumerate() {
-            match fates.of(at) {
-                Fate::Leaves(port) => self.send(port.into(), mbuf),
-                Fate::Stays(slot, verdict) => self.stay(mbuf, &known.headers(at), slot, verdict),
-            }
+            self.carry_out_one(mbuf, fates.of(at), || known.headers(at));
+        }
+    }
+
+    fn count(&self, fates: &Fates) {
+        self.link.counters.fast().add(fates.flown.packets, fates.flown.bytes);
+    }
+
+    fn carry_out_one(&mut self, mbuf: Mbuf, fate: Fate, headers: impl FnOnce() -> Headers) {
+        match fate {
+            Fate::Leaves(port) => self.send(port.into(), mbuf),
+            Fate::Stays(slot, verdict) => self.stay(mbuf, &headers(), slot, verdict),
         }
     }
 

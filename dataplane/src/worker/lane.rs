@@ -20,10 +20,18 @@ use crate::punt::PuntEvent;
 const PART: usize = 16;
 
 /// One burst's packets that could fly.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lanes {
     pub(super) v4: Lane<Line4>,
     pub(super) v6: Lane<Line6>,
+    /// How many IPv4 packets came before each IPv6 packet.
+    pub(super) behind: [u8; BURST],
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { v4: Lane::default(), v6: Lane::default(), behind: [0; BURST] }
+    }
 }
 
 /// Those of one family, in the order of their coming, with what is known of them.
@@ -93,7 +101,7 @@ impl Lanes {
     /// Sorts what has come in, all of it in the burst of the IPv4 lane: what could fly to the lanes, the rest to the
     /// kernel.
     pub(super) fn sort(&mut self, port: u16, carrier: &mut Carrier) {
-        let Self { v4: Lane { packets, known, .. }, v6 } = self;
+        let Self { v4: Lane { packets, known, .. }, v6, behind } = self;
         known.clear();
         v6.known.clear();
         for mbuf in packets.iter() {
@@ -104,7 +112,10 @@ impl Lanes {
                 known.put(at, key, &outline, &carrier.link.table);
                 Some(mbuf)
             }
-            _ => sort_other(mbuf, port, at, known, v6, carrier),
+            _ => {
+                behind[v6.packets.len() % BURST] = at as u8;
+                sort_other(mbuf, port, at, known, v6, carrier)
+            }
         });
         known.complete(packets.len(), &carrier.link.table);
         v6.known.complete(v6.packets.len(), &carrier.link.table);

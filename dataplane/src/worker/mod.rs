@@ -221,8 +221,7 @@ impl Worker {
         lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
         carrier.send_from_kernel();
         carrier.release_held();
-        carrier.carry_out(&mut lanes.v4);
-        carrier.carry_out(&mut lanes.v6);
+        carrier.carry_out(lanes);
         received
     }
 }
