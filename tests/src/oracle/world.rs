@@ -10,6 +10,7 @@ use super::compare::{Finding, Mismatch, compare};
 use super::connection::{Connection, connections as any_connection};
 use super::frames::{Input, Packet, packets};
 use super::kernel::{KernelGateway, Opened};
+use super::links::PORTS;
 use super::plane::{FastPath, Outcome, Ports};
 use super::{Case, Event, OracleError, Report};
 
