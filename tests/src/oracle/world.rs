@@ -40,7 +40,6 @@ pub(super) struct World<'a> {
 struct Seen {
     port: u16,
     frame: Vec<u8>,
-    ipv6: bool,
     outcome: Outcome,
 }
 
@@ -66,8 +65,7 @@ impl Seen {
             _ => return None,
         };
         let traceless = connection.state == EntryState::Software;
-        let ipv6 = connection.tuple.src.is_ipv6();
-        traceless.then(|| Self { port: input.port, frame: input.frame.clone(), ipv6, outcome })
+        traceless.then(|| Self { port: input.port, frame: input.frame.clone(), outcome })
     }
 }
 
@@ -131,10 +129,10 @@ impl<'a> World<'a> {
     ) -> Result<(), OracleError> {
         let frames = together.iter().map(|seen| (seen.port, seen.frame.as_slice()));
         let found = in_order(self.fast.forward(frames)?);
-        // A worker takes its ports in turn, and of each first what is IPv4.
-        let mut in_turn: Vec<&Seen> = together.iter().collect();
-        in_turn.sort_by_key(|seen| (seen.port, seen.ipv6));
-        let mut expected: Vec<Outcome> = in_turn.iter().map(|seen| seen.outcome.clone()).collect();
+        // A worker takes its ports in turn.
+        let by_port =
+            (0..PORTS as u16).flat_map(|port| together.iter().filter(move |seen| seen.port == port));
+        let mut expected: Vec<Outcome> = by_port.map(|seen| seen.outcome.clone()).collect();
         // What leaves is read by port.
         expected.sort_by_key(|outcome| match outcome {
             Outcome::Flew { port, .. } => *port,
