@@ -66,7 +66,7 @@ pub(super) struct Fates {
 }
 
 /// What becomes of a packet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Fate {
     /// It is ready to leave through this port.
     Leaves(u16),
