@@ -7,6 +7,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{Netns, interfaces, wait_for};
@@ -15,14 +16,16 @@ use dataplane::dpdk::{Tap, TapError, TapOptions};
 const SINGLE: TapOptions = TapOptions { multi_queue: false, kept: false, vnet_header: false };
 const MULTI: TapOptions = TapOptions { multi_queue: true, kept: false, vnet_header: false };
 
-/// Another test's child process may share the last descriptors until it becomes its program.
-fn gone(ns: &Netns) {
-    let gone = || (!ns.run(interfaces).contains(&"wan0".to_owned())).then_some(());
-    wait_for(Duration::from_secs(5), gone).expect("the interface to go with its descriptors");
+/// One test at a time: a child process that another test has just made shares all descriptors until it becomes its
+/// program, and an interface goes with the last one.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
 fn errors_tell_what_to_do() {
+    let _turn = turn();
     if !common::privileged("errors_tell_what_to_do") {
         return;
     }
@@ -60,6 +63,7 @@ fn without_privileges_it_says_so() {
         assert!(matches!(error, Err(TapError::NotPermitted(_))), "{error:?}");
         return;
     }
+    let _turn = turn();
     if !common::privileged("without_privileges_it_says_so") {
         return;
     }
@@ -77,6 +81,7 @@ fn without_privileges_it_says_so() {
 
 #[test]
 fn a_twin_keeps_its_addresses_across_a_restart() {
+    let _turn = turn();
     if !common::privileged("a_twin_keeps_its_addresses_across_a_restart") {
         return;
     }
@@ -104,11 +109,12 @@ fn a_twin_keeps_its_addresses_across_a_restart() {
     assert!(state("route show").contains("198.51.100.0/24 via 192.0.2.2"));
     twin.set_persistent(false).expect("no longer");
     drop(twin);
-    gone(&ns);
+    assert!(!ns.run(interfaces).contains(&"wan0".to_owned()));
 }
 
 #[test]
 fn frames_pass_on_every_queue() {
+    let _turn = turn();
     if !common::privileged("frames_pass_on_every_queue") {
         return;
     }
@@ -162,6 +168,7 @@ fn frames_pass_on_every_queue() {
 
 #[test]
 fn a_single_queue_is_all_there_is() {
+    let _turn = turn();
     if !common::privileged("a_single_queue_is_all_there_is") {
         return;
     }
@@ -172,6 +179,7 @@ fn a_single_queue_is_all_there_is() {
 
 #[test]
 fn a_keeper_holds_the_neighbours_and_takes_no_frames() {
+    let _turn = turn();
     if !common::privileged("a_keeper_holds_the_neighbours_and_takes_no_frames") {
         return;
     }
@@ -216,12 +224,13 @@ fn a_keeper_holds_the_neighbours_and_takes_no_frames() {
     .expect("all of them");
     twin.set_persistent(false).expect("no longer");
     drop((twin, keeper));
-    gone(&ns);
+    assert!(!ns.run(interfaces).contains(&"wan0".to_owned()));
 }
 
 /// What vhost-net and a tap that is read frame by frame each rely on.
 #[test]
 fn the_first_descriptor_decides_on_the_header_before_frames() {
+    let _turn = turn();
     if !common::privileged("the_first_descriptor_decides_on_the_header_before_frames") {
         return;
     }
