@@ -1,5 +1,6 @@
 //! A tap: the kernel's side of a port.
 
+mod leaked;
 mod query;
 mod vhost;
 

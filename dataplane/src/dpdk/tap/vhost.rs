@@ -9,10 +9,12 @@ use libc::{c_int, ifreq};
 
 #[cfg(doc)]
 use super::TapOptions;
-use super::{Tap, netdev};
+use super::{Tap, leaked, netdev};
 use crate::dpdk::{Mempool, Port, PortConfig, PortError, RxQueue, TxQueue};
 
-const VHOST_DEVICE: &str = "/dev/vhost-net";
+pub(super) const VHOST_DEVICE: &str = "/dev/vhost-net";
+/// The kernel makes a thread for each device, and gives up with ENOMEM when the caller is interrupted meanwhile.
+const ATTEMPTS: usize = 3;
 
 nix::ioctl_write_ptr_bad!(tun_set_queue, nix::request_code_write!(b'T', 217, size_of::<c_int>()), ifreq);
 
@@ -41,6 +43,23 @@ pub enum VhostError {
     /// virtio_user refused.
     #[error(transparent)]
     Port(#[from] PortError),
+}
+
+fn attach(device: &str) -> Result<Port, PortError> {
+    let before = leaked::descriptors();
+    let mut attempt = 1;
+    loop {
+        match Port::attach(device, None) {
+            Ok(port) => return Ok(port),
+            Err(error) => {
+                leaked::close_new(&before);
+                if attempt == ATTEMPTS {
+                    return Err(error);
+                }
+                attempt += 1;
+            }
+        }
+    }
 }
 
 /// A tap's rings with vhost-net.
@@ -95,7 +114,7 @@ impl Tap {
              mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}",
             Self::VHOST_DESCRIPTORS
         );
-        let port = Port::attach(&device, None)?;
+        let port = attach(&device)?;
         // virtio_user receives by NAPI, which would merge packets (GRO): frames are to be as they were on the wire.
         self.device.set_gro(false).map_err(failed("GRO off"))?;
         port.configure(&PortConfig {
