@@ -8,18 +8,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{IFF_ATTACH_QUEUE, IFF_DETACH_QUEUE, c_int, c_uint, ifreq};
-
-use super::netdev;
+use super::tun;
 
 /// What names of stored descriptors begin with; the interface's name follows.
 const PREFIX: &str = "twin-";
-
-nix::ioctl_write_ptr_bad!(tun_set_queue, nix::request_code_write!(b'T', 217, size_of::<c_int>()), ifreq);
-nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 
 /// Holds a tap's interface while nobody has it open.
 #[derive(Debug)]
@@ -32,7 +26,7 @@ impl Keeper {
     /// Makes a queue of the tap its keeper.
     pub(super) fn new(interface: &str, queue: OwnedFd) -> io::Result<Self> {
         let keeper = Self { interface: interface.to_owned(), file: queue.into() };
-        keeper.set_queue(IFF_DETACH_QUEUE)?;
+        tun::set_attached(keeper.file.as_raw_fd(), false)?;
         Ok(keeper)
     }
 
@@ -58,27 +52,12 @@ impl Keeper {
 
     /// A detached queue does not tell whose it is: it is attached for a moment.
     fn is_of_its_interface(&self) -> bool {
-        let is_device = self.file.metadata().is_ok_and(|m| m.file_type().is_char_device() && m.rdev() != 0);
-        if !is_device || self.set_queue(IFF_ATTACH_QUEUE).is_err() {
+        let fd = self.file.as_raw_fd();
+        if tun::set_attached(fd, true).is_err() {
             return false;
         }
-        let name = self.attached_to();
-        self.set_queue(IFF_DETACH_QUEUE).is_ok() && name.is_ok_and(|name| name == self.interface)
-    }
-
-    fn attached_to(&self) -> io::Result<String> {
-        let mut request = netdev::request_for("")?;
-        // SAFETY: the file is open, and the kernel writes an ifreq or fails.
-        unsafe { tun_get_iff(self.file.as_raw_fd(), &raw mut request) }?;
-        Ok(netdev::name_of(&request))
-    }
-
-    fn set_queue(&self, flag: c_int) -> io::Result<()> {
-        let mut request = netdev::request_for("")?;
-        request.ifr_ifru.ifru_flags = flag as i16;
-        // SAFETY: the file is open, and the kernel reads an ifreq or fails.
-        unsafe { tun_set_queue(self.file.as_raw_fd(), &raw const request) }?;
-        Ok(())
+        let found = tun::interface(fd);
+        tun::set_attached(fd, false).is_ok() && found.is_ok_and(|found| found.name == self.interface)
     }
 
     /// The interface.

@@ -34,6 +34,7 @@ mod tap;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;
 mod thread;
+mod tun;
 
 pub use burst::{BURST_MAX, Burst};
 pub use eal::{Eal, EalError, EalOptions, Hugepages};

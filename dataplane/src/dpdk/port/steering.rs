@@ -5,17 +5,16 @@
 //! during switching", drivers/net/tun.c: tun_get_user). With workers that carry a direction each the flow goes to and
 //! fro. So a program chooses by the packet's addresses and ports alone, as the RSS of a NIC does.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{IFF_MULTI_QUEUE, c_int, c_uint, ifreq};
+use libc::{IFF_MULTI_QUEUE, c_int};
 use nix::errno::Errno;
 
 use super::{Port, PortError};
-use crate::dpdk::netdev::{self, Netdev};
+use crate::dpdk::netdev::Netdev;
+use crate::dpdk::tun;
 
-nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 nix::ioctl_write_ptr_bad!(tun_set_steering, nix::request_code_read!(b'T', 224, size_of::<c_int>()), c_int);
 
 impl Port {
@@ -44,9 +43,7 @@ fn steer(index: u32) -> io::Result<()> {
     // The driver keeps its descriptors to itself, and attaching another one would add a queue and set the tap's flags
     // anew. So they are looked for among the process's own.
     let mut found = false;
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let fd: Option<RawFd> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(fd) = fd.filter(|fd| is_queue_of(*fd, &name)) else { continue };
+    for (fd, _) in tun::descriptors()?.filter(|(fd, _)| is_queue_of(*fd, &name)) {
         let program: c_int = program.as_raw_fd();
         // SAFETY: the kernel reads an int. A descriptor that is no tap's by now refuses.
         unsafe { tun_set_steering(fd, &raw const program) }?;
@@ -58,14 +55,7 @@ fn steer(index: u32) -> io::Result<()> {
 /// Whether a descriptor is a queue of a multi-queue tap of this name. One of the same name in another namespace is a
 /// port's of this process as well, and gets the same program.
 fn is_queue_of(fd: RawFd, name: &str) -> bool {
-    let Ok(mut request) = netdev::request_for("") else { return false };
-    // SAFETY: `request` is a valid ifreq; what is no tap refuses.
-    if unsafe { tun_get_iff(fd, &raw mut request) }.is_err() {
-        return false;
-    }
-    // SAFETY: the kernel has set the flags.
-    let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags });
-    flags & IFF_MULTI_QUEUE != 0 && netdev::name_of(&request) == name
+    tun::interface(fd).is_ok_and(|found| found.flags & IFF_MULTI_QUEUE != 0 && found.name == name)
 }
 
 /// linux/bpf.h: struct bpf_insn.

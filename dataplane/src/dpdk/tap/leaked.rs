@@ -3,22 +3,18 @@
 //! `virtio_user_dev_init` (DPDK 22.11) forgets the tap's queue and vhost-net's descriptor on its way out. The queue would
 //! go on taking a part of the interface's frames, and keep the tap from being opened again.
 
-use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::CLONE_DEVICE;
 use super::vhost::VHOST_DEVICE;
+use crate::dpdk::tun;
 
 /// This process's descriptors of taps and of vhost-net.
 pub(super) fn descriptors() -> Vec<RawFd> {
-    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    entries
-        .filter(|entry| {
-            fs::read_link(entry.path())
-                .is_ok_and(|to| to == Path::new(CLONE_DEVICE) || to == Path::new(VHOST_DEVICE))
-        })
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    let all = tun::descriptors().into_iter().flatten();
+    all.filter(|(_, to)| to == Path::new(CLONE_DEVICE) || to == Path::new(VHOST_DEVICE))
+        .map(|(descriptor, _)| descriptor)
         .collect()
 }
 

@@ -5,20 +5,15 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use libc::{c_int, ifreq};
-
 #[cfg(doc)]
 use super::TapOptions;
-use super::{Tap, leaked, netdev};
+use super::{Tap, leaked};
+use crate::dpdk::tun;
 use crate::dpdk::{Mempool, Port, PortConfig, PortError, RxQueue, TxQueue};
 
 pub(super) const VHOST_DEVICE: &str = "/dev/vhost-net";
 /// The kernel makes a thread for each device, and gives up with ENOMEM when the caller is interrupted meanwhile.
 const ATTEMPTS: usize = 3;
-
-nix::ioctl_write_ptr_bad!(tun_set_queue, nix::request_code_write!(b'T', 217, size_of::<c_int>()), ifreq);
-
-nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<std::ffi::c_uint>()), ifreq);
 
 /// Why a tap's frames can't go by vhost-net.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +77,7 @@ impl Tap {
 
     /// Whether a virtio-net header is put before each frame.
     pub fn vnet_header(&self) -> io::Result<bool> {
-        let mut request = netdev::request_for("")?;
-        // SAFETY: the file is a tap's, and `request` a valid ifreq.
-        unsafe { tun_get_iff(self.file.as_raw_fd(), &raw mut request) }?;
-        // SAFETY: the kernel has set the flags.
-        let flags = unsafe { request.ifr_ifru.ifru_flags };
-        Ok(c_int::from(flags) & libc::IFF_VNET_HDR != 0)
+        Ok(tun::interface(self.file.as_raw_fd())?.flags & libc::IFF_VNET_HDR != 0)
     }
 
     /// Moves the tap's frames to rings of vhost-net. The tap itself stays: for carrier, and to keep the interface.
@@ -106,7 +96,7 @@ impl Tap {
         }
         let mac = self.mac().map_err(failed("MAC address"))?;
         // virtio_user opens a queue of its own; with this one attached the kernel would spread flows over both.
-        self.detach_queue().map_err(failed("detaching its queue"))?;
+        tun::set_attached(self.file.as_raw_fd(), false).map_err(failed("detaching its queue"))?;
         let [a, b, c, d, e, f] = mac;
         // One buffer a frame. virtio_user gives the tap this MAC address, so it must be the one that it has.
         let device = format!(
@@ -135,14 +125,5 @@ impl Tap {
             }
             _ => Err(PortError::NotStarted(device).into()),
         }
-    }
-
-    /// Takes this descriptor's queue out of use, and keeps the descriptor.
-    fn detach_queue(&self) -> io::Result<()> {
-        let mut request = netdev::request_for(self.name())?;
-        request.ifr_ifru.ifru_flags = libc::IFF_DETACH_QUEUE as i16;
-        // SAFETY: the file is a tap's, and `request` a valid ifreq.
-        unsafe { tun_set_queue(self.file.as_raw_fd(), &raw const request) }?;
-        Ok(())
     }
 }
