@@ -16,6 +16,8 @@ mod proof;
 mod properties;
 mod table;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod timers;
 mod view;

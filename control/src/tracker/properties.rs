@@ -7,7 +7,7 @@ use dataplane::punt::{Observation, Proof};
 use proptest::prelude::*;
 
 use super::connection::Dir;
-use super::tests::{Rig, in_state, ip, masqueraded};
+use super::testing::{Rig, in_state, ip, masqueraded};
 use super::*;
 
 /// Connections that the sequences are about; they differ in port and protocol.
