@@ -210,13 +210,15 @@ fn arguments(options: &EalOptions, hugepages: bool, affinity: &CpuSet) -> Vec<St
     arguments
 }
 
-/// Free hugepages of every size, in MB.
+/// Free hugepages of every size, in MB, less those that other processes have mapped and not touched yet.
 fn free_hugepage_mb() -> u64 {
     let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else { return 0 };
     let kb = sizes.flatten().filter_map(|size| {
         let name = size.file_name();
         let kb: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        Some(kb.saturating_mul(number_in(&size.path().join("free_hugepages"))?))
+        let free = number_in(&size.path().join("free_hugepages"))?;
+        let promised = number_in(&size.path().join("resv_hugepages"))?;
+        Some(kb.saturating_mul(free.saturating_sub(promised)))
     });
     kb.fold(0, u64::saturating_add) / 1024
 }
