@@ -118,6 +118,9 @@ fn clean_stop_and_restart() -> Result<()> {
         assert_eq!(host.interfaces()?, ["lo"], "the wire side is left behind");
     }
     assert_eq!(Configured::read(lab.gateway())?, before);
+    // Kept alive by minutes while it flew, it has the kernel's five days again.
+    let timeout = conntrack::find(lab.gateway(), "tcp", pair.source_port())?.map(|entry| entry.timeout);
+    assert!(timeout.is_some_and(|seconds| seconds > 400_000), "{timeout:?}");
     lab.restart()?;
     lab.until_flying("tcp", pair.source_port(), || pair.ping(2))?;
     assert_eq!(conntrack::find(lab.gateway(), "tcp", pair.source_port())?.map(|entry| entry.id), id);

@@ -206,6 +206,8 @@ impl Gateway {
                     SIGNALS if self.signalled() => {
                         service::tell(sd_notify::NotifyState::Stopping);
                         self.release_neighbours();
+                        self.state.tracker.release(now, &mut self.state.plane);
+                        self.act()?;
                         return Ok(());
                     }
                     token if self.api.tokens().contains(&token.0) => {

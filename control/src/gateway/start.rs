@@ -345,6 +345,7 @@ pub(super) fn timing(config: &Config) -> Result<Timing, GatewayError> {
         revalidate_within: millis(config.flows.revalidate_within),
         reprove_every: millis(config.flows.reprove_every),
         tcp_established_s: settings.tcp_timeout_established,
+        tcp_closing_s: settings.tcp_timeouts_closing,
         udp_stream_s: settings.udp_timeout_stream,
         udp_s: settings.udp_timeout,
         ..Timing::default()

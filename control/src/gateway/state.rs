@@ -108,7 +108,7 @@ impl State {
     fn set_local_addresses(&mut self) {
         let addresses = self.addresses.iter().map(|(_, address)| *address);
         self.local.set(addresses.clone());
-        self.tracker.set_local_addresses(addresses, &mut self.plane);
+        self.tracker.set_local_addresses(self.clock.millis(), addresses, &mut self.plane);
     }
 
     /// Flows leave a neighbour that is not where it was; one that was not there before has none.

@@ -61,6 +61,14 @@ pub const CONNTRACK_MAX: Sysctl = Sysctl("net.netfilter.nf_conntrack_max");
 pub const TCP_BE_LIBERAL: Sysctl = Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal");
 /// Seconds that an established TCP connection may be silent.
 pub const TCP_TIMEOUT_ESTABLISHED: Sysctl = Sysctl("net.netfilter.nf_conntrack_tcp_timeout_established");
+/// The same in FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT and CLOSE.
+pub const TCP_TIMEOUTS_CLOSING: [Sysctl; 5] = [
+    Sysctl("net.netfilter.nf_conntrack_tcp_timeout_fin_wait"),
+    Sysctl("net.netfilter.nf_conntrack_tcp_timeout_close_wait"),
+    Sysctl("net.netfilter.nf_conntrack_tcp_timeout_last_ack"),
+    Sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait"),
+    Sysctl("net.netfilter.nf_conntrack_tcp_timeout_close"),
+];
 /// Seconds after which a UDP flow without a stream ends.
 pub const UDP_TIMEOUT: Sysctl = Sysctl("net.netfilter.nf_conntrack_udp_timeout");
 /// Seconds after which a UDP stream (assured) ends.
@@ -113,6 +121,8 @@ pub struct ConntrackSettings {
     pub tcp_be_liberal: bool,
     /// `nf_conntrack_tcp_timeout_established`, seconds.
     pub tcp_timeout_established: u32,
+    /// The same in FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT and CLOSE.
+    pub tcp_timeouts_closing: [u32; 5],
     /// `nf_conntrack_udp_timeout`, seconds.
     pub udp_timeout: u32,
     /// `nf_conntrack_udp_timeout_stream`, seconds.
@@ -122,10 +132,15 @@ pub struct ConntrackSettings {
 impl ConntrackSettings {
     /// Reads them all.
     pub fn read() -> Result<Self, SysctlError> {
+        let mut tcp_timeouts_closing = [0; 5];
+        for (timeout, setting) in tcp_timeouts_closing.iter_mut().zip(TCP_TIMEOUTS_CLOSING) {
+            *timeout = setting.read()?;
+        }
         Ok(Self {
             max: CONNTRACK_MAX.read()?,
             tcp_be_liberal: TCP_BE_LIBERAL.read::<u8>()? != 0,
             tcp_timeout_established: TCP_TIMEOUT_ESTABLISHED.read()?,
+            tcp_timeouts_closing,
             udp_timeout: UDP_TIMEOUT.read()?,
             udp_timeout_stream: UDP_TIMEOUT_STREAM.read()?,
         })
@@ -142,6 +157,7 @@ mod tests {
         in_namespace(|| {
             let settings = ConntrackSettings::read().expect("settings");
             assert_eq!(settings.tcp_timeout_established, 432_000);
+            assert_eq!(settings.tcp_timeouts_closing, [120, 60, 30, 120, 10]);
             assert_eq!((settings.udp_timeout, settings.udp_timeout_stream), (30, 120));
             assert!(settings.max > 0 && !settings.tcp_be_liberal);
             let old = CONNTRACK_EVENTS.replace(1).expect("written");

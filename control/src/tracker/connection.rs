@@ -1,4 +1,4 @@
-//! One connection as control remembers it. Tuples live in the flow table; this is what is left: 96 bytes.
+//! One connection as control remembers it. Tuples live in the flow table; this is what is left: 104 bytes.
 
 use dataplane::flow::{EntryState, FlowRef};
 use serde::Serialize;
@@ -80,6 +80,8 @@ pub(super) struct Direction {
     /// Until then no proof is taken, after a duplicate: milliseconds since start, wrapping; 0: none.
     pub(super) shunned_until: u32,
     pub(super) ever_proved: bool,
+    /// When its last proof came, if it was ever proved: milliseconds since start, wrapping.
+    pub(super) proved_at: u32,
     /// The epoch of its last proof.
     pub(super) epoch: u32,
 }
@@ -91,6 +93,7 @@ impl Direction {
         since: 0,
         shunned_until: 0,
         ever_proved: false,
+        proved_at: 0,
         epoch: 0,
     };
 }
@@ -105,10 +108,14 @@ pub(super) struct Connection {
     pub(super) proto: u8,
     /// conntrack has seen answers.
     pub(super) replied: bool,
+    /// conntrack calls it assured: an event that does not is older.
+    pub(super) assured: bool,
     /// conntrack's TCP state is ESTABLISHED (always true for UDP).
     pub(super) established: bool,
     /// The kernel's entry has Flyover's timeout and, if TCP, its liberal flags.
     pub(super) held: bool,
+    /// The kernel was asked for its entry, to be given back.
+    pub(super) returning: bool,
     pub(super) flows: Option<[FlowRef; 2]>,
     pub(super) directions: [Direction; 2],
     pub(super) mark: u32,

@@ -7,8 +7,11 @@
 //! Times are milliseconds since the process started. Where they are stored they are 32 bits and wrap after
 //! 49 days, which is longer than any interval that is compared.
 
+#[cfg(test)]
+mod agreement;
 mod changes;
 mod connection;
+mod keeping;
 mod plane;
 mod policy;
 mod proof;
@@ -62,6 +65,8 @@ pub struct Timing {
     pub shun: u32,
     /// conntrack's timeouts in seconds, where an entry does not tell its own.
     pub tcp_established_s: u32,
+    /// The same in FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT and CLOSE.
+    pub tcp_closing_s: [u32; 5],
     /// See `tcp_established_s`.
     pub udp_stream_s: u32,
     /// See `tcp_established_s`.
@@ -79,6 +84,7 @@ impl Default for Timing {
             reprove_every: 30_000,
             shun: 30_000,
             tcp_established_s: 432_000,
+            tcp_closing_s: [120, 60, 30, 120, 10],
             udp_stream_s: 120,
             udp_s: 30,
         }
@@ -173,6 +179,7 @@ pub struct Tracker {
     sweep_at: usize,
     /// Increases with every dump.
     dump: u32,
+    dumping: bool,
     counts: [u32; 4],
     stats: TrackerStats,
     local: HashSet<IpAddr>,
@@ -200,6 +207,7 @@ impl Tracker {
             sweep_left: 0,
             sweep_at: 0,
             dump: 0,
+            dumping: false,
             counts: [0; 4],
             stats: TrackerStats::default(),
             local: HashSet::new(),
@@ -240,6 +248,7 @@ impl Tracker {
     /// Addresses of this host: connections that begin or end here are never carried.
     pub fn set_local_addresses(
         &mut self,
+        now: Millis,
         addresses: impl IntoIterator<Item = IpAddr>,
         plane: &mut impl Plane,
     ) {
@@ -248,6 +257,7 @@ impl Tracker {
             let Some(flows) = self.connections[index].flows else { continue };
             let (Some(orig), Some(reply)) = (plane.key(flows[0]), plane.key(flows[1])) else { continue };
             if self.ends_here(&orig.tuple(), &reply.tuple()) {
+                self.let_go(now, index, plane);
                 self.forget(index, plane);
             }
         }
@@ -264,7 +274,7 @@ impl Tracker {
         let hash = self.connections.hash(entry.id, &entry.orig, entry.zones);
         if let Some(index) = self.connections.find(hash, entry.id) {
             self.update(now, index, entry, source, plane);
-        } else if source != Source::Event || !self.buried.contains(hash, now) {
+        } else if !self.buried.contains(hash, now) {
             self.admit(now, hash, entry, source, plane);
         }
     }
@@ -280,17 +290,37 @@ impl Tracker {
         let dump = self.dump;
         let connection = &mut self.connections[index];
         connection.dump = dump;
+        let opening = matches!(
+            entry.tcp_state(),
+            Some(TcpState::None | TcpState::SynSent | TcpState::SynSent2 | TcpState::SynRecv)
+        );
+        let assured = entry.status.contains(Status::ASSURED);
+        // Events of several CPUs overtake each other, and an entry never goes back to where it was.
+        if source == Source::Event && (opening || (connection.assured && !assured)) {
+            return;
+        }
         let marked = entry.mark.unwrap_or(0);
         let remarked = std::mem::replace(&mut connection.mark, marked) != marked;
-        connection.replied |= entry.status.contains(Status::SEEN_REPLY);
-        if let (Source::Event, Some(timeout), false) = (source, entry.timeout_s, connection.held) {
-            connection.timeout_s = timeout;
+        let replied = entry.status.contains(Status::SEEN_REPLY);
+        let grown = assured && !std::mem::replace(&mut connection.assured, assured);
+        if grown {
+            // What a packet has just made of it has the timeout that packets get.
+            let fresh = source == Source::Event && !connection.held;
+            connection.timeout_s = if fresh { entry.timeout_s.unwrap_or(0) } else { 0 };
         }
+        self.alter(index, |connection| connection.replied |= replied);
         if self.policy.refusal(entry, Some(TcpState::Established)).is_some() {
+            self.let_go(now, index, plane);
             return self.forget(index, plane);
         }
         if remarked {
             self.doubt(now, index, plane);
+        }
+        if source == Source::Answer && self.connections[index].returning {
+            self.returned(now, index, entry, plane);
+        } else if source == Source::Answer && self.was_held(entry) {
+            self.connections[index].held = true;
+            self.arm_next(now, index, plane);
         }
         match entry.tcp_state() {
             Some(TcpState::Established) => {
@@ -301,7 +331,10 @@ impl Tracker {
                     self.reopen(now, index, plane);
                 }
             }
-            Some(_) => self.close(now, index, false, plane),
+            Some(_) => {
+                self.let_close(now, index, source, plane);
+                self.close(now, index, false, plane);
+            }
             None => {}
         }
         if self.connections[index].flows.is_none() {
@@ -320,9 +353,20 @@ impl Tracker {
         if self.policy.refusal(entry, entry.tcp_state()).is_some()
             || self.ends_here(&entry.orig, &entry.reply)
         {
+            if self.dumping && source == Source::Event {
+                // The dump may have read it before, and be behind.
+                self.buried.add(hash, now);
+            }
             return;
         }
-        let timeout_s = if source == Source::Event { entry.timeout_s.unwrap_or(0) } else { 0 };
+        let held = source != Source::Event && self.was_held(entry);
+        let answered = entry.status.contains(Status::SEEN_REPLY);
+        let timeout_s = match source {
+            Source::Event => entry.timeout_s.unwrap_or(0),
+            // It flew, so the kernel may not have seen that it is a stream.
+            Source::Dump if held && answered && entry.tcp.is_none() => self.timing.udp_stream_s,
+            _ => 0,
+        };
         let index = self.connections.add(
             hash,
             Connection {
@@ -330,9 +374,11 @@ impl Tracker {
                 tag: 0,
                 zones: entry.zones,
                 proto: entry.orig.proto,
-                replied: entry.status.contains(Status::SEEN_REPLY),
+                replied: answered,
+                assured: entry.status.contains(Status::ASSURED),
                 established: true,
-                held: false,
+                held,
+                returning: false,
                 flows: None,
                 directions: [Direction::NEW; 2],
                 mark: entry.mark.unwrap_or(0),
@@ -371,6 +417,9 @@ impl Tracker {
                     connection.flows = Some(flows);
                     connection.directions = [Direction { since: now as u32, ..Direction::NEW }; 2];
                     self.counts[connection.class() as usize] += 1;
+                    if connection.held {
+                        self.arm_next(now, index, plane);
+                    }
                     return;
                 }
                 Err(InsertError::Exists(_)) => {
@@ -378,9 +427,12 @@ impl Tracker {
                     let Some(other) = other.filter(|other| *other != index) else { return };
                     let same_zone = self.connections.get(other).is_some_and(|o| o.zones == entry.zones);
                     if same_zone {
-                        // The kernel has made it anew: the DESTROY of the former entry is late or lost.
+                        // The kernel has made it anew: the DESTROY of the former entry is late or lost, and the last
+                        // timeouts that were meant for that one may be the new one's.
+                        self.connections[index].held |= self.connections[other].held;
                         self.forget(other, plane);
                     } else {
+                        self.let_go(now, other, plane);
                         self.withhold(other, plane);
                         self.clash(other, &orig, &reply);
                         return self.clash(index, &orig, &reply);
@@ -409,6 +461,11 @@ impl Tracker {
         let hash = self.connections.hash(entry.id, &entry.orig, entry.zones);
         self.buried.add(hash, now);
         if let Some(index) = self.connections.find(hash, entry.id) {
+            let connection = &self.connections[index];
+            if connection.held && timers::elapsed(now, connection.refreshed) < 2 * Self::RECENT {
+                // Its last timeout may have become that of another entry, which has its tuple now.
+                self.actions.push(Action::Ask { tuple: entry.orig, zones: entry.zones });
+            }
             self.forget(index, plane);
         }
     }
@@ -426,10 +483,12 @@ impl Tracker {
     /// A dump begins. Entries told by events meanwhile count as seen.
     pub const fn dump_started(&mut self) {
         self.dump = self.dump.wrapping_add(1);
+        self.dumping = true;
     }
 
     /// The dump is complete: what neither it nor an event told of is gone.
     pub fn dump_finished(&mut self, plane: &mut impl Plane) {
+        self.dumping = false;
         for index in self.connections.indices() {
             if self.connections[index].dump != self.dump {
                 self.forget(index, plane);
@@ -468,6 +527,7 @@ impl Tracker {
             Observation::Longer { flow, .. } => self.longer(now, flow, plane),
             Observation::Closing(flow) => {
                 if let Some((index, _)) = self.locate(flow, plane) {
+                    self.connections[index].held = false;
                     self.close(now, index, true, plane);
                 }
             }
@@ -499,23 +559,32 @@ impl Tracker {
         Dir::BOTH.into_iter().find(|dir| flows[*dir as usize] == flow).map(|dir| (index, dir))
     }
 
-    /// Changes what control knows of a direction, and keeps the counts.
+    /// Changes what control knows of a direction.
     fn note(&mut self, now: Millis, index: u32, dir: Dir, state: EntryState, why: Why) {
+        self.alter(index, |connection| {
+            let direction = &mut connection.directions[dir as usize];
+            direction.state = state;
+            direction.why = why;
+            direction.since = now as u32;
+        });
+    }
+
+    /// Changes what a connection's class depends on, and keeps the counts.
+    fn alter(&mut self, index: u32, change: impl FnOnce(&mut Connection)) {
         let connection = &mut self.connections[index];
-        self.counts[connection.class() as usize] -= 1;
-        let direction = &mut connection.directions[dir as usize];
-        direction.state = state;
-        direction.why = why;
-        direction.since = now as u32;
-        self.counts[connection.class() as usize] += 1;
+        let counted = connection.flows.is_some();
+        let before = connection.class() as usize;
+        change(connection);
+        if counted {
+            self.counts[before] -= 1;
+            self.counts[connection.class() as usize] += 1;
+        }
     }
 
     /// Stops both directions; the kernel follows the last segments.
     fn close(&mut self, now: Millis, index: u32, ask: bool, plane: &mut impl Plane) {
         let connection = &mut self.connections[index];
         connection.established = ask;
-        // The kernel sets the timeouts of closing states by itself, packet by packet.
-        connection.held = false;
         let Some(flows) = connection.flows else { return };
         for dir in Dir::BOTH {
             plane.set_state(flows[dir as usize], EntryState::Closing);

@@ -32,9 +32,13 @@ impl Tracker {
             Forwarding::Unchanged => known.max(proof.l3_len),
             Forwarding::Changed => proof.l3_len,
         };
-        let direction = &mut self.connections[index].directions[dir as usize];
-        direction.ever_proved = true;
-        direction.epoch = proof.epoch;
+        self.alter(index, |connection| {
+            let direction = &mut connection.directions[dir as usize];
+            direction.ever_proved = true;
+            direction.proved_at = now as u32;
+            direction.epoch = proof.epoch;
+        });
+        let direction = &self.connections[index].directions[dir as usize];
         plane.set_length(proof.flow, length, proof.overtook > length);
         let probe_is_out = direction.state == EntryState::Probing;
         match state {

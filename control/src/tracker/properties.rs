@@ -412,7 +412,7 @@ fn the_sequences_reach_what_they_are_about() {
         world.check();
     }
     assert_eq!(world.rig.state(entry(0, false, 0).orig), EntryState::Software);
-    world.rig.tracker.set_local_addresses([ip("10.0.0.2")], &mut world.rig.model);
+    world.rig.tracker.set_local_addresses(world.rig.now, [ip("10.0.0.2")], &mut world.rig.model);
     world.check();
     assert!(world.rig.model.entries.is_empty());
 }

@@ -224,6 +224,14 @@ impl Rig {
         self.act();
     }
 
+    /// The kernel answers the question that was put last: its entry lives on for so many seconds.
+    pub(super) fn answer(&mut self, entry: &ConntrackEntry, timeout_s: u32) {
+        assert_eq!(self.asked.pop(), Some(entry.orig));
+        let entry = ConntrackEntry { timeout_s: Some(timeout_s), ..*entry };
+        self.tracker.entry(self.now, &entry, Source::Answer, &mut self.model);
+        self.act();
+    }
+
     pub(super) fn observe(&mut self, observation: Observation) {
         self.tracker.observe(self.now, observation, &mut self.model);
         self.act();

@@ -1,15 +1,15 @@
 //! What happens with time: entries kept alive, idle flows given back, proofs renewed.
 
-use dataplane::flow::{EntryState, FlowRef, Key, TCP};
+use dataplane::flow::{EntryState, FlowRef};
 
 use super::{Action, Class, Dir, Millis, Plane, TICK, Tracker, Why};
 
-const fn flying(state: EntryState) -> bool {
+pub(super) const fn flying(state: EntryState) -> bool {
     matches!(state, EntryState::Software | EntryState::Probing)
 }
 
 /// Milliseconds from `then` to `now`; 0 if `then` is ahead.
-fn elapsed(now: Millis, then: u32) -> u32 {
+pub(super) fn elapsed(now: Millis, then: u32) -> u32 {
     let difference = (now as u32).wrapping_sub(then);
     if difference.cast_signed() < 0 { 0 } else { difference }
 }
@@ -44,14 +44,20 @@ impl Tracker {
             return;
         }
         let flies = connection.directions.iter().any(|d| flying(d.state));
+        if connection.returning && !flies {
+            return self.recall(now, index, plane);
+        }
         if !flies && !connection.held {
             return self.arm_next(now, index, plane);
         }
         let idle = self.idle(now, index, plane);
         if idle >= self.idle_after(index) {
-            return self.give_back(now, index, idle, plane);
+            return self.give_back(now, index, plane);
         }
-        if flies && elapsed(now, self.connections[index].refreshed) >= self.refresh_every(index) {
+        let due = elapsed(now, self.connections[index].refreshed) >= self.refresh_every(index);
+        // Right behind a packet that flew: one that went through the kernel since has set the kernel's own timeout, which
+        // is not to be lost.
+        if flies && due && idle < Self::RECENT {
             self.hold_entry(now, index, plane);
         }
         self.arm_next(now, index, plane);
@@ -111,32 +117,6 @@ impl Tracker {
         self.timing.reprove_every.saturating_sub(self.probe_for() + Self::SETTLE as u32)
     }
 
-    /// How long there has been no packet of the connection, in milliseconds. One that had to be punted for its own sake
-    /// (a fragment, say) does not count: it makes the kernel's entry young by itself.
-    fn idle(&self, now: Millis, index: u32, plane: &impl Plane) -> u32 {
-        let connection = &self.connections[index];
-        let Some(flows) = connection.flows else { return 0 };
-        let idle = |dir: Dir| {
-            let (direction, counters) =
-                (&connection.directions[dir as usize], plane.counters(flows[dir as usize]));
-            let proved = elapsed(now, direction.since);
-            let seen = if counters.last_seen == 0 { u32::MAX } else { elapsed(now, counters.last_seen) };
-            if direction.why == Why::Proved { seen.min(proved) } else { seen }
-        };
-        idle(Dir::Orig).min(idle(Dir::Reply)).min(elapsed(now, connection.born))
-    }
-
-    /// What the kernel's timeout would be after a packet, in seconds.
-    fn protocol_timeout(&self, index: u32) -> u32 {
-        let connection = &self.connections[index];
-        match (connection.timeout_s, connection.proto, connection.replied) {
-            (0, TCP, _) => self.timing.tcp_established_s,
-            (0, _, true) => self.timing.udp_stream_s,
-            (0, _, false) => self.timing.udp_s,
-            (told, ..) => told,
-        }
-    }
-
     fn idle_after(&self, index: u32) -> u32 {
         // Early enough to hand the rest of a short timeout over to the kernel.
         self.timing.idle_after.min(self.protocol_timeout(index).saturating_mul(500)).max(500)
@@ -145,44 +125,6 @@ impl Tracker {
     fn refresh_every(&self, index: u32) -> u32 {
         // A packet that goes through the kernel sets the protocol's own timeout, which may be shorter.
         self.timing.refresh_every.min(self.protocol_timeout(index).saturating_mul(300)).max(300)
-    }
-
-    /// Keeps the kernel's entry alive while packets pass it by.
-    pub(super) fn hold_entry(&mut self, now: Millis, index: u32, plane: &impl Plane) {
-        self.set_timeout(index, self.timing.hold, true, plane);
-        let connection = &mut self.connections[index];
-        connection.held = true;
-        connection.refreshed = now as u32;
-    }
-
-    fn set_timeout(&mut self, index: u32, timeout_s: u32, liberal: bool, plane: &impl Plane) {
-        let connection = &self.connections[index];
-        let Some(orig) = connection.flows.and_then(|flows| plane.key(flows[0])).map(|key: Key| key.tuple())
-        else {
-            return;
-        };
-        self.actions.push(Action::Timeout { orig, zones: connection.zones, timeout_s, liberal });
-        self.stats.refreshes += 1;
-    }
-
-    /// An idle flow goes back to the kernel, with the timeout that it would have had.
-    fn give_back(&mut self, now: Millis, index: u32, idle: u32, plane: &mut impl Plane) {
-        let Some(flows) = self.connections[index].flows else { return };
-        for dir in Dir::BOTH {
-            let flow = flows[dir as usize];
-            if flying(self.connections[index].directions[dir as usize].state) {
-                plane.set_state(flow, EntryState::Candidate);
-                self.note(now, index, dir, EntryState::Candidate, Why::Idle);
-            }
-        }
-        // To the nearest second, which is what a timeout is counted in.
-        let timeout = u64::from(self.protocol_timeout(index)) * 1000;
-        let left = (timeout.saturating_sub(u64::from(idle)) + 500) / 1000;
-        let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-        // Liberal it stays (its windows are stale), but the flags are not sent again: they would also make the
-        // kernel forget the last acknowledgement, by which it judges an RST.
-        self.set_timeout(index, left, false, plane);
-        self.connections[index].held = false;
     }
 
     /// Arms the connection's timer for what comes next.
@@ -204,7 +146,8 @@ impl Tracker {
             wait = wait.min(self.idle_after(index).saturating_sub(idle));
         }
         if flies {
-            wait = wait.min(self.refresh_every(index).saturating_sub(elapsed(now, connection.refreshed)));
+            let left = self.refresh_every(index).saturating_sub(elapsed(now, connection.refreshed));
+            wait = wait.min(if left == 0 { Self::RECENT } else { left });
         }
         if wait < u32::MAX {
             self.arm(index, now + Millis::from(wait).max(TICK));

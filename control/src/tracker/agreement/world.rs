@@ -1,0 +1,477 @@
+//! A gateway as [`Tracker`] knows it, between the wire and the model kernel: workers, punt threads, control's loop.
+
+use std::collections::HashMap;
+
+use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
+use dataplane::packet::{Ingress, L2Header};
+use dataplane::punt::{Observation, Proof};
+
+use super::channel::{Channel, Faults, Lane, Message};
+use super::kernel::{Direction, Event, HOSTS, Kernel, Kind, Sent};
+use crate::netlink::conntrack::{ConntrackEntry, Zones};
+use crate::tracker::testing::Model;
+use crate::tracker::{Action, Changed, Millis, Plane, Policy, Source, TICK, Tracker};
+
+/// How long a packet may take through the kernel.
+const PATIENCE: Millis = TICK;
+/// How long a worker keeps a packet back.
+const HOLD: Millis = 200;
+/// How much later than it should something may be: ticks, and the time that a proof takes to control.
+const LATE: Millis = 2 * TICK + 100;
+/// How much longer than alone an entry may live: timeouts are whole seconds.
+const OUTLIVES: Millis = 1_100;
+
+/// A packet on its way through the kernel, of a direction that wants to know.
+#[derive(Debug)]
+struct Print {
+    flow: FlowRef,
+    direction: Direction,
+    epoch: u32,
+    probe: bool,
+    at: Millis,
+    due: Millis,
+    sent: Option<Sent>,
+    changes: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    flow: FlowRef,
+    tuple: FiveTuple,
+    direction: Direction,
+    since: Millis,
+}
+
+/// When a direction was right last, and the number of changes that had been made by then.
+#[derive(Clone, Copy, Debug)]
+struct Right {
+    at: Millis,
+    changes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) now: Millis,
+    pub(super) kernel: Kernel,
+    pub(super) tracker: Tracker,
+    pub(super) plane: Model,
+    pub(super) channel: Channel,
+    policy: Policy,
+    prints: Vec<Print>,
+    held: Vec<Held>,
+    settling: Vec<(FlowRef, Millis)>,
+    unknown: HashMap<FiveTuple, u32>,
+    /// Where each server answers to.
+    answers: [Option<FiveTuple>; HOSTS],
+    /// When control first knew of each change.
+    told: Vec<Option<Millis>>,
+    right: HashMap<FlowRef, Right>,
+    dump_stage: u8,
+    dump_again: bool,
+    pub(super) flown: u64,
+}
+
+pub(super) fn way_of(way: u8) -> (u16, [u8; 6]) {
+    (u16::from(way & 1), [2, 0, 0, 0, 0, 10 + way])
+}
+
+pub(super) fn orig(host: usize) -> FiveTuple {
+    super::kernel::orig(host)
+}
+
+impl World {
+    pub(super) fn new(seed: u64, policy: Policy) -> Self {
+        let mut world = Self {
+            now: 5_000,
+            kernel: Kernel::new(),
+            tracker: Tracker::new(Kernel::timing(), policy),
+            plane: Model::default(),
+            channel: Channel::new(seed),
+            policy,
+            prints: Vec::new(),
+            held: Vec::new(),
+            settling: Vec::new(),
+            unknown: HashMap::new(),
+            answers: [None; HOSTS],
+            told: Vec::new(),
+            right: HashMap::new(),
+            dump_stage: 0,
+            dump_again: false,
+            flown: 0,
+        };
+        world.dump();
+        world
+    }
+
+    /// The process dies, and another one begins.
+    pub(super) fn restart(&mut self) {
+        self.tracker = Tracker::new(Kernel::timing(), self.policy);
+        self.plane = Model::default();
+        let (faults, seed) = (self.channel.faults, self.channel.dice().below(u64::MAX));
+        self.channel = Channel::new(seed);
+        self.channel.faults = faults;
+        self.prints.clear();
+        self.held.clear();
+        self.settling.clear();
+        self.right.clear();
+        self.kernel.orphan(self.now);
+        // What changes from now on is told to the new one; what changed before, it starts with.
+        self.told.iter_mut().for_each(|told| *told = told.or(Some(self.now)));
+        (self.dump_stage, self.dump_again) = (0, false);
+        self.dump();
+    }
+
+    /// Compares with all that conntrack has, as the gateway's loop does.
+    pub(super) fn dump(&mut self) {
+        if self.dump_stage > 0 {
+            self.dump_again = true;
+            return;
+        }
+        self.dump_again = false;
+        self.dump_stage = 1;
+        self.tracker.dump_started();
+    }
+
+    /// The kernel is changed; `announce`: as what netlink tells of it.
+    pub(super) fn change(&mut self, announce: Option<Changed>) {
+        self.told.push(None);
+        if let Some(changed) = announce {
+            self.channel.announce(self.now, self.told.len() - 1, changed);
+        }
+    }
+
+    /// A packet comes in from the client or from the server.
+    pub(super) fn packet(&mut self, host: usize, direction: Direction, kind: Kind) {
+        let tuple = if direction == 0 { Some(orig(host)) } else { self.answers[host] };
+        if let Some(tuple) = tuple {
+            self.received(tuple, direction, kind);
+        }
+    }
+
+    /// What a worker does with it.
+    fn received(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind) {
+        let Some(flow) = Key::from_tuple(&tuple).and_then(|key| self.plane.find(&key)) else {
+            let seen = self.unknown.entry(tuple).or_default();
+            *seen += 1;
+            if seen.is_multiple_of(8)
+                && let Some(key) = Key::from_tuple(&tuple)
+            {
+                self.channel.observation(self.now, Observation::Unknown(key));
+            }
+            return self.punt(tuple, direction, kind, None);
+        };
+        match (self.plane.state(flow), kind) {
+            (EntryState::Closing, _) => self.punt(tuple, direction, kind, None),
+            (EntryState::Candidate, _) => self.punt(tuple, direction, kind, Some((flow, false))),
+            (_, Kind::Fin | Kind::Rst | Kind::Syn) => {
+                for flow in self.both(flow) {
+                    self.plane.set_state(flow, EntryState::Closing);
+                }
+                self.channel.observation(self.now, Observation::Closing(flow));
+                self.punt(tuple, direction, kind, None);
+            }
+            (EntryState::Holding, _) => {
+                self.held.push(Held { flow, tuple, direction, since: self.now });
+            }
+            (EntryState::Software, _) => self.fly(flow, tuple, direction),
+            // The way to the kernel may be crowded: then the probe waits for another packet.
+            (EntryState::Probing, _) if self.channel.dice().chance(10) => self.fly(flow, tuple, direction),
+            (EntryState::Probing, _) => {
+                self.plane.set_state(flow, EntryState::Holding);
+                self.punt(tuple, direction, kind, Some((flow, true)));
+            }
+        }
+    }
+
+    fn both(&self, flow: FlowRef) -> Vec<FlowRef> {
+        let Some(owner) = self.plane.owner(flow) else { return Vec::new() };
+        let flows = self.plane.entries.values().filter(|entry| entry.owner == owner);
+        flows.filter_map(|entry| self.plane.find(&entry.key)).collect()
+    }
+
+    /// What the fast path makes of a packet of this direction.
+    fn carried(&self, flow: FlowRef) -> Option<(FiveTuple, Sent)> {
+        let entry = self.plane.at(flow)?;
+        let peer = self.both(flow).into_iter().find(|peer| *peer != flow)?;
+        let tuple = self.plane.key(peer)?.tuple().inverted();
+        let (_, mac) = (self.plane.ports(flow)?, self.plane.next_hop(flow)?);
+        Some((entry.key.tuple(), Sent { tuple, way: mac[5] - 10 }))
+    }
+
+    fn fly(&mut self, flow: FlowRef, tuple: FiveTuple, direction: Direction) {
+        self.flown += 1;
+        self.note_what_is_right();
+        let (_, sent) = self.carried(flow).expect("what flies knows its way");
+        let right = self.right.get(&flow).expect("flew, and was never right");
+        let (now, timing) = (self.now, Kernel::timing());
+        let silent = right.at + Millis::from(timing.reprove_every) + LATE;
+        assert!(now <= silent, "{} ms after it was right for the last time: {sent:?}", now - right.at);
+        if right.at < now
+            && let Some(told) = self.told.get(right.changes).copied().flatten()
+        {
+            let announced = told.max(right.at) + Millis::from(timing.revalidate_within) + LATE;
+            assert!(now <= announced, "{} ms after the change was known: {sent:?}", now - told);
+        }
+        self.plane.fly(tuple, now);
+        self.kernel.flew(now, direction, &tuple);
+        self.delivered(sent);
+    }
+
+    fn delivered(&mut self, sent: Sent) {
+        let host = (0..HOSTS).find(|host| orig(*host).src == sent.tuple.dst);
+        // What goes to a server is answered to where it came from.
+        if host.is_none()
+            && let Some(host) = (0..HOSTS).find(|host| {
+                sent.tuple.sport % 100 == *host as u16 && super::kernel::proto(*host) == sent.tuple.proto
+            })
+        {
+            self.answers[host] = Some(sent.tuple.inverted());
+        }
+    }
+
+    /// Remembers of each direction whether the kernel would now send its packets as the fast path does.
+    fn note_what_is_right(&mut self) {
+        let flows: Vec<FlowRef> =
+            self.plane.entries.values().filter_map(|entry| self.plane.find(&entry.key)).collect();
+        for flow in flows {
+            let Some((tuple, sent)) = self.carried(flow) else { continue };
+            let direction = usize::from(tuple.sport == 80);
+            if self.kernel.would(direction, &tuple) == Some(sent) {
+                self.right.insert(flow, Right { at: self.now, changes: self.told.len() });
+            }
+        }
+    }
+
+    /// A packet goes through the kernel.
+    fn punt(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind, print: Option<(FlowRef, bool)>) {
+        let sent = self.kernel.packet(self.now, direction, &tuple, kind);
+        self.told_of_conntrack();
+        if let Some((flow, probe)) = print {
+            let (epoch, changes) = (self.plane.epoch.max(1), self.told.len());
+            let due = self.now + self.channel.dice().below(2) * TICK;
+            // Now and then one is late.
+            let due = if self.channel.crowded() { due + 2 * PATIENCE } else { due };
+            self.prints.push(Print { flow, direction, epoch, probe, at: self.now, due, sent, changes });
+        }
+        if let Some(sent) = sent {
+            self.delivered(sent);
+        }
+    }
+
+    fn told_of_conntrack(&mut self) {
+        for (event, entry) in std::mem::take(&mut self.kernel.events) {
+            if !self.channel.event(self.now, event, entry) {
+                self.kernel.unheard(entry.id);
+            }
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn pass(&mut self, time: Millis) {
+        for _ in 0..time / TICK {
+            self.note_what_is_right();
+            self.now += TICK;
+            self.kernel.expire(self.now, OUTLIVES);
+            self.told_of_conntrack();
+            self.punt_thread();
+            self.control();
+            self.release_held();
+        }
+    }
+
+    fn punt_thread(&mut self) {
+        let now = self.now;
+        for print in std::mem::take(&mut self.prints) {
+            if print.due > now && now - print.at < PATIENCE {
+                self.prints.push(print);
+                continue;
+            }
+            let proof = print.sent.filter(|_| print.due <= now).and_then(|sent| self.proof(&print, sent));
+            if let Some(proof) = proof {
+                let right = self.right.entry(print.flow).or_insert(Right { at: 0, changes: 0 });
+                if right.at <= print.at {
+                    *right = Right { at: print.at, changes: print.changes };
+                }
+                self.channel.observation(now, Observation::Proof(Box::new(proof)));
+            } else if print.probe {
+                self.channel.observation(now, Observation::Lost(print.flow));
+            }
+        }
+        for (flow, deadline) in std::mem::take(&mut self.settling) {
+            if now < deadline && self.prints.iter().any(|print| print.flow == flow) {
+                self.settling.push((flow, deadline));
+            } else {
+                self.channel.observation(now, Observation::Settled(flow, 0));
+            }
+        }
+    }
+
+    /// The frame is compared with the snapshot, rewritten as the entries at hand say.
+    fn proof(&self, print: &Print, sent: Sent) -> Option<Proof> {
+        let peer = self.both(print.flow).into_iter().find(|peer| *peer != print.flow)?;
+        if self.plane.key(peer)?.tuple() != sent.tuple.inverted() {
+            return None;
+        }
+        let (egress_port, mac) = way_of(sent.way);
+        let mut frame = [0_u8; 60];
+        frame[..6].copy_from_slice(&mac);
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        Some(Proof {
+            flow: print.flow,
+            ingress: Ingress::untagged(print.direction as u16, [2, 0, 0, 0, 0, 1]),
+            egress_port,
+            l2: L2Header::learn(&frame)?,
+            l3_len: 100,
+            overtook: 0,
+            decrements_ttl: true,
+            epoch: print.epoch,
+        })
+    }
+
+    /// One round of control's loop: the kernel's word first.
+    fn control(&mut self) {
+        let rank = |message: &Message| match message {
+            Message::Change(..) | Message::Changes(_) => 0,
+            Message::Event(..) | Message::Overrun => 1,
+            Message::DumpPart(_) | Message::DumpEnd { .. } | Message::Answer(..) => 2,
+            Message::Observation(_) => 3,
+        };
+        let mut arrived = self.channel.arrived(self.now);
+        arrived.sort_by_key(rank);
+        for message in arrived {
+            self.heard(message);
+            self.check();
+        }
+        self.tracker.tick(self.now, &mut self.plane);
+        self.act();
+        self.check();
+        self.go_on_dumping();
+    }
+
+    fn heard(&mut self, message: Message) {
+        let (now, plane) = (self.now, &mut self.plane);
+        match message {
+            Message::Change(number, changed) => {
+                self.tracker.changed(now, changed, plane);
+                self.knows(number);
+            }
+            Message::Changes(number) => {
+                self.tracker.changed(now, Changed::Anything, plane);
+                self.knows(number);
+            }
+            Message::Event(Event::Update, entry) => {
+                self.tracker.entry(now, &entry, Source::Event, plane);
+            }
+            Message::Event(Event::Destroy, entry) => {
+                self.tracker.destroyed(now, &entry, plane);
+                let known = self.tracker.find(now, &entry.orig, &self.plane);
+                assert!(known.is_none_or(|view| view.id != entry.id), "known though it was destroyed");
+            }
+            Message::Overrun => self.dump(),
+            Message::DumpPart(entries) => {
+                for entry in &entries {
+                    self.tracker.entry(now, entry, Source::Dump, plane);
+                }
+            }
+            Message::DumpEnd { whole } => {
+                self.dump_stage = 0;
+                if whole {
+                    self.tracker.dump_finished(plane);
+                }
+                if !whole || self.dump_again {
+                    self.dump();
+                }
+            }
+            Message::Answer(_, Some(entry)) => {
+                self.tracker.entry(now, &entry, Source::Answer, plane);
+            }
+            Message::Answer(tuple, None) => self.tracker.not_found(&tuple, Zones::default(), plane),
+            Message::Observation(observation) => self.tracker.observe(now, observation, plane),
+        }
+        self.act();
+    }
+
+    fn knows(&mut self, number: usize) {
+        let now = self.now;
+        self.told.iter_mut().take(number + 1).for_each(|told| *told = told.or(Some(now)));
+    }
+
+    fn act(&mut self) {
+        let actions: Vec<Action> = self.tracker.actions().collect();
+        for action in actions {
+            match action {
+                Action::Timeout { orig, timeout_s, liberal, .. } => {
+                    self.kernel.set_timeout(self.now, &orig, timeout_s, liberal);
+                }
+                Action::Ask { tuple, .. } => {
+                    let answer = self.kernel.get(self.now, &tuple);
+                    self.channel.send(self.now, Lane::Answers, Message::Answer(tuple, answer));
+                }
+                Action::Settle(flow) => self.settling.push((flow, self.now + PATIENCE)),
+            }
+        }
+    }
+
+    fn go_on_dumping(&mut self) {
+        let half = |entries: Vec<ConntrackEntry>, second: bool| {
+            let lies = move |e: &ConntrackEntry| (e.id % 2 == 1) == second;
+            Message::DumpPart(entries.into_iter().filter(lies).collect())
+        };
+        let entries = self.kernel.dump(self.now);
+        if let stage @ (1 | 2) = self.dump_stage {
+            self.channel.send(self.now, Lane::Answers, half(entries, stage == 2));
+            self.dump_stage += 1;
+            let whole = stage == 2;
+            if whole || self.channel.crowded() {
+                self.channel.send(self.now, Lane::Answers, Message::DumpEnd { whole });
+                self.dump_stage = 3;
+            }
+        }
+    }
+
+    fn release_held(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            let is_held = self.plane.at(held.flow).is_some_and(|entry| entry.state == EntryState::Holding);
+            if is_held && self.now - held.since < HOLD {
+                self.held.push(held);
+            } else {
+                if is_held {
+                    self.channel.observation(self.now, Observation::Lost(held.flow));
+                    self.plane.transition(held.flow, EntryState::Holding, EntryState::Candidate);
+                }
+                self.received(held.tuple, held.direction, Kind::Data);
+            }
+        }
+    }
+
+    /// What holds at all times.
+    fn check(&self) {
+        for entry in self.plane.entries.values() {
+            let flow = self.plane.find(&entry.key).expect("just seen");
+            assert!(self.tracker.locate(flow, &self.plane).is_some(), "an entry without a connection");
+        }
+    }
+
+    /// After a dump, without faults: kernel, tracker and table have the same connections.
+    pub(super) fn settle_down(&mut self) {
+        self.channel.faults = Faults::default();
+        self.pass(3_000);
+        self.dump();
+        self.pass(500);
+        let mut carried = 0;
+        for entry in self.kernel.dump(self.now) {
+            let view = self.tracker.find(self.now, &entry.orig, &self.plane);
+            if self.tracker.refusal(&entry).is_none() {
+                let view = view.expect("an entry of conntrack that is not known");
+                assert_eq!(view.id, entry.id, "known by another id");
+                assert_eq!((view.orig.tuple, view.reply.tuple), (entry.orig, entry.reply));
+                carried += 1;
+            }
+        }
+        let known = self.tracker.counts();
+        let known = known.candidate + known.software + known.probing + known.closing;
+        assert_eq!(self.plane.entries.len(), 2 * known as usize, "entries that belong to nobody");
+        let closing = self.kernel.dump(self.now).iter().filter(|e| self.tracker.refusal(e).is_some()).count();
+        assert!(known <= carried + closing as u32, "connections that the kernel does not have");
+    }
+}
