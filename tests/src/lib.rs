@@ -30,6 +30,7 @@ pub mod topology;
 pub mod turn;
 pub mod udp;
 pub mod wait;
+pub mod wrapping;
 
 pub use error::LabError;
 pub use gateway::Gateway;

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use dataplane::packet::testing::Frame;
-use dataplane::packet::wire::{
-    ETHER_IPV4, ETHER_IPV6, ETHER_PPPOE_SESSION, ETHER_SERVICE_VLAN, ETHER_VLAN, PPP_IPV4, PPP_IPV6, be16,
-};
+use dataplane::packet::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
+
+use crate::wrapping::Wrapping;
 
 /// Ports of the gateway.
 pub const PORTS: usize = 2;
@@ -138,56 +138,19 @@ impl Link {
         frame.pppoe = self.spec().pppoe;
     }
 
+    /// What its frames are wrapped in.
+    pub fn wrapping(self) -> Wrapping {
+        Wrapping { tags: self.spec().tags, pppoe: self.spec().pppoe }
+    }
+
     /// Takes off what a frame of this link is wrapped in, as far as it is that; priorities don't matter, as to the kernel.
     pub fn unwrap(self, frame: &[u8]) -> Option<Vec<u8>> {
-        let mut inner = frame.get(..12)?.to_vec();
-        let mut at = 12;
-        for (tpid, id) in self.spec().tags {
-            if be16(frame, at)? != *tpid || be16(frame, at + 2)? & 0xfff != *id {
-                return None;
-            }
-            at += 4;
-        }
-        let Some(session) = self.spec().pppoe else {
-            inner.extend_from_slice(frame.get(at..)?);
-            return Some(inner);
-        };
-        let is_session = be16(frame, at)? == ETHER_PPPOE_SESSION
-            && be16(frame, at + 2)? == 0x1100
-            && be16(frame, at + 4)? == session;
-        let ether_type = match be16(frame, at + 8)? {
-            PPP_IPV4 => ETHER_IPV4,
-            PPP_IPV6 => ETHER_IPV6,
-            _ => return None,
-        };
-        let end = at + 8 + usize::from(be16(frame, at + 6)?);
-        inner.extend_from_slice(&ether_type.to_be_bytes());
-        inner.extend_from_slice(frame.get(at + 10..end).filter(|_| is_session)?);
-        Some(inner)
+        self.wrapping().unwrap(frame)
     }
 
     /// Wraps a frame that the kernel sent out of this link's interface; `None` for what PPPoE doesn't carry.
     pub fn wrap(self, frame: &[u8]) -> Option<Vec<u8>> {
-        let mut outer = frame.get(..12)?.to_vec();
-        for (tpid, id) in self.spec().tags {
-            outer.extend_from_slice(&tpid.to_be_bytes());
-            outer.extend_from_slice(&id.to_be_bytes());
-        }
-        let Some(session) = self.spec().pppoe else {
-            outer.extend_from_slice(frame.get(12..)?);
-            return Some(outer);
-        };
-        let protocol = match be16(frame, 12)? {
-            ETHER_IPV4 => PPP_IPV4,
-            ETHER_IPV6 => PPP_IPV6,
-            _ => return None,
-        };
-        let length = u16::try_from(frame.len() - 14 + 2).ok()?;
-        for word in [ETHER_PPPOE_SESSION, 0x1100, session, length, protocol] {
-            outer.extend_from_slice(&word.to_be_bytes());
-        }
-        outer.extend_from_slice(frame.get(14..)?);
-        Some(outer)
+        self.wrapping().wrap(frame)
     }
 
     /// The link of a port that a frame came in on; `None` if it is wrapped in anything else.
