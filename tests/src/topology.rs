@@ -370,7 +370,11 @@ impl Lab {
         .map(Some)
     }
 
-    fn host(&self, twin: &str) -> &Namespace {
+    /// The namespace of the host on a twin's wire.
+    ///
+    /// # Panics
+    /// When the laboratory was built without one.
+    pub fn host(&self, twin: &str) -> &Namespace {
         let wire = self.wires.iter().find(|wire| wire.twin == twin);
         &wire.unwrap_or_else(|| panic!("this laboratory has no {twin}")).host
     }
