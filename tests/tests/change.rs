@@ -181,6 +181,34 @@ fn a_neighbour_dies() -> Result<()> {
     has_stopped(&lab, &pair)
 }
 
+/// An operator's static entry is not made an ordinary one, which this server would not answer for.
+#[test]
+fn a_permanent_neighbour_stays_so() -> Result<()> {
+    let mut lab = lab(HOME_ROUTER).build()?;
+    let address = mac(lab.server(), HOST_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
+    lab.gateway().run(&format!("ip neigh replace {SERVER} lladdr {address} dev wan0 nud permanent"))?;
+    lab.server().sysctl(&format!("net.ipv4.conf.{HOST_INTERFACE}.arp_ignore"), "8")?;
+    let pair = udp_pair(&lab, PORT)?;
+    let stream = flying(&lab, &pair, true)?;
+    let permanent = |lab: &Lab| {
+        let line = lab.gateway().run(&format!("ip neigh show {SERVER}"))?;
+        assert!(line.contains(&address) && line.contains("PERMANENT") && !line.contains("managed"), "{line}");
+        Ok::<(), lab::LabError>(())
+    };
+    // Neighbours are looked at every two seconds.
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        permanent(&lab)?;
+        goes_on(&stream)?;
+    }
+    flies_again(&lab, &pair)?;
+    drop(stream);
+    if let Some(gateway) = lab.flyover_mut() {
+        gateway.stop()?;
+    }
+    permanent(&lab)
+}
+
 /// The kernel ends what was masqueraded behind an address that goes away.
 #[test]
 fn an_address_goes_away() -> Result<()> {

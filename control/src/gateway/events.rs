@@ -256,7 +256,7 @@ impl Gateway {
     /// The kernel is to watch over the neighbours behind which packets fly.
     fn keep_neighbours(&mut self, now: u64) {
         let flown_to = self.state.plane.next_hops();
-        for wish in self.kept.review(now, &flown_to, &self.state.neighbours) {
+        for wish in self.kept.review(now, &flown_to, &self.state.neighbours, &self.state.fixed) {
             let outcome = match wish {
                 Wish::Keep((ifindex, address)) => self.kernel.neighbours.keep(ifindex, address),
                 Wish::Release((ifindex, address)) => self.kernel.neighbours.release(ifindex, address),
@@ -271,7 +271,7 @@ impl Gateway {
 
     /// Leaves neighbours as they would be without a gateway.
     fn release_neighbours(&mut self) {
-        for (ifindex, address) in self.kept.take() {
+        for (ifindex, address) in self.kept.take(&self.state.fixed) {
             if let Err(error) = self.kernel.neighbours.release(ifindex, address) {
                 tracing::warn!(%error, "a neighbour stays managed");
             }

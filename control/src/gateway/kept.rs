@@ -46,16 +46,20 @@ impl Kept {
     }
 
     /// Compares what is kept with what is needed: the MAC addresses to which packets fly, and the neighbours that have
-    /// one of them.
+    /// one of them. Those that are `fixed` are left alone: the kernel would make an entry that it is to manage anew.
     pub(super) fn review(
         &mut self,
         now: u64,
         flown_to: &HashSet<[u8; 6]>,
         neighbours: &HashMap<Place, [u8; 6]>,
+        fixed: &HashSet<Place>,
     ) -> Vec<Wish> {
         self.due = now + EVERY;
         let mut wishes = Vec::new();
-        let needed = neighbours.iter().filter(|(_, mac)| flown_to.contains(*mac));
+        // To release one that was made permanent meanwhile would undo that.
+        self.needed.retain(|place, _| !fixed.contains(place));
+        let needed =
+            neighbours.iter().filter(|(place, mac)| flown_to.contains(*mac) && !fixed.contains(*place));
         for (place, _) in needed {
             if let Some(last) = self.needed.get_mut(place) {
                 *last = now;
@@ -83,9 +87,9 @@ impl Kept {
         self.needed.remove(&place);
     }
 
-    /// Everything, to be released at the end.
-    pub(super) fn take(&mut self) -> Vec<Place> {
-        std::mem::take(&mut self.needed).into_keys().collect()
+    /// Everything that is still to be released, at the end.
+    pub(super) fn take(&mut self, fixed: &HashSet<Place>) -> Vec<Place> {
+        std::mem::take(&mut self.needed).into_keys().filter(|place| !fixed.contains(place)).collect()
     }
 }
 
@@ -107,33 +111,36 @@ mod tests {
     #[test]
     fn every_neighbour_of_a_mac_that_is_flown_to_is_kept_once() {
         let mut kept = Kept::default();
-        let mut wishes = kept.review(0, &HashSet::from([MAC]), &neighbours());
+        let mut wishes = kept.review(0, &HashSet::from([MAC]), &neighbours(), &HashSet::new());
         wishes.sort_by_key(|wish| format!("{wish:?}"));
         assert_eq!(wishes, [Wish::Keep(place(1)), Wish::Keep(place(2))]);
         assert!(!kept.is_due(EVERY - 1) && kept.is_due(EVERY));
-        assert_eq!(kept.review(EVERY, &HashSet::from([MAC]), &neighbours()), []);
+        assert_eq!(kept.review(EVERY, &HashSet::from([MAC]), &neighbours(), &HashSet::new()), []);
     }
 
     #[test]
     fn it_is_released_a_while_after_the_last_flow() {
         let mut kept = Kept::default();
-        kept.review(0, &HashSet::from([OTHER]), &neighbours());
-        assert_eq!(kept.review(10, &HashSet::from([OTHER]), &neighbours()), []);
-        assert_eq!(kept.review(LINGER + 9, &HashSet::new(), &neighbours()), []);
-        assert_eq!(kept.review(LINGER + 10, &HashSet::new(), &neighbours()), [Wish::Release(place(3))]);
-        assert_eq!(kept.review(LINGER + 11, &HashSet::new(), &neighbours()), []);
+        kept.review(0, &HashSet::from([OTHER]), &neighbours(), &HashSet::new());
+        assert_eq!(kept.review(10, &HashSet::from([OTHER]), &neighbours(), &HashSet::new()), []);
+        assert_eq!(kept.review(LINGER + 9, &HashSet::new(), &neighbours(), &HashSet::new()), []);
+        assert_eq!(
+            kept.review(LINGER + 10, &HashSet::new(), &neighbours(), &HashSet::new()),
+            [Wish::Release(place(3))]
+        );
+        assert_eq!(kept.review(LINGER + 11, &HashSet::new(), &neighbours(), &HashSet::new()), []);
     }
 
     #[test]
     fn what_an_earlier_process_kept_is_released_when_nothing_needs_it() {
         let mut kept = Kept::default();
         kept.begin(5, [place(1), place(3)].into_iter());
-        assert_eq!(kept.review(6, &HashSet::from([OTHER]), &neighbours()), []);
+        assert_eq!(kept.review(6, &HashSet::from([OTHER]), &neighbours(), &HashSet::new()), []);
         assert_eq!(
-            kept.review(LINGER + 5, &HashSet::from([OTHER]), &neighbours()),
+            kept.review(LINGER + 5, &HashSet::from([OTHER]), &neighbours(), &HashSet::new()),
             [Wish::Release(place(1))]
         );
-        assert_eq!(kept.take(), [place(3)]);
+        assert_eq!(kept.take(&HashSet::new()), [place(3)]);
     }
 
     #[test]
@@ -141,13 +148,13 @@ mod tests {
         let mut kept = Kept::default();
         let many: HashMap<Place, [u8; 6]> =
             (0..1000_u32).map(|n| ((3, IpAddr::from((0x0a00_0000 + n).to_be_bytes())), MAC)).collect();
-        let wishes = kept.review(0, &HashSet::from([MAC]), &many);
+        let wishes = kept.review(0, &HashSet::from([MAC]), &many, &HashSet::new());
         assert_eq!(wishes.len(), BATCH);
         let Some(Wish::Keep(first)) = wishes.first().copied() else { panic!("{wishes:?}") };
         kept.refused(first);
         let mut asked = HashSet::new();
         for round in 1..10 {
-            asked.extend(kept.review(round, &HashSet::from([MAC]), &many).into_iter().map(
+            asked.extend(kept.review(round, &HashSet::from([MAC]), &many, &HashSet::new()).into_iter().map(
                 |wish| match wish {
                     Wish::Keep(place) | Wish::Release(place) => place,
                 },
@@ -155,5 +162,18 @@ mod tests {
         }
         assert!(asked.contains(&first));
         assert_eq!(asked.len(), 1000 - BATCH + 1);
+    }
+
+    #[test]
+    fn what_is_somebody_elses_is_neither_kept_nor_released() {
+        let mut kept = Kept::default();
+        let (flown_to, fixed) = (HashSet::from([MAC]), HashSet::from([place(1)]));
+        assert_eq!(kept.review(0, &flown_to, &neighbours(), &fixed), [Wish::Keep(place(2))]);
+        // The other one becomes so while it is kept.
+        let fixed = HashSet::from([place(1), place(2)]);
+        assert_eq!(kept.review(1, &flown_to, &neighbours(), &fixed), []);
+        assert_eq!(kept.review(2 * LINGER, &HashSet::new(), &neighbours(), &fixed), []);
+        kept.begin(2 * LINGER, [place(2), place(3)].into_iter());
+        assert_eq!(kept.take(&fixed), [place(3)]);
     }
 }

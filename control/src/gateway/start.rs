@@ -1,6 +1,6 @@
 //! Bringing a gateway up. Whatever fails, all that was made before is undone by being dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,6 +157,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         flags,
         addresses: Vec::new(),
         neighbours: HashMap::new(),
+        fixed: HashSet::new(),
         conntrack: ConntrackTotals::default(),
         ready: false,
     };

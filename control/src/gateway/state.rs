@@ -1,6 +1,6 @@
 //! The gateway's state, apart from the loop that drives it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use dataplane::flow::WorkerCounters;
 use dataplane::punt::{LocalAddresses, PuntCounters};
 use dataplane::worker::{Activity, PortFlags};
 
+use super::kept::Place;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
 use crate::config::{Accelerate, Config};
@@ -52,7 +53,9 @@ pub(super) struct State {
     /// Addresses of this host, by interface.
     pub(super) addresses: Vec<(u32, IpAddr)>,
     /// The MAC address by which each neighbour was reached last.
-    pub(super) neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    pub(super) neighbours: HashMap<Place, [u8; 6]>,
+    /// Those of them that are somebody else's affair.
+    pub(super) fixed: HashSet<Place>,
     pub(super) conntrack: ConntrackTotals,
     pub(super) ready: bool,
 }
@@ -72,6 +75,8 @@ impl State {
         self.set_local_addresses();
         let neighbours = initial.neighbours.iter();
         self.neighbours = neighbours.filter_map(|n| Some(((n.ifindex, n.address), n.mac?))).collect();
+        let fixed = initial.neighbours.iter().filter(|neighbour| neighbour.fixed);
+        self.fixed = fixed.map(|n| (n.ifindex, n.address)).collect();
         for link in &initial.links {
             let index = self.ports.iter().position(|port| port.ifindex == link.ifindex);
             if let Some((index, port)) = index.and_then(|i| Some((i, self.ports.get_mut(i)?))) {
@@ -114,6 +119,11 @@ impl State {
     /// Flows leave a neighbour that is not where it was; one that was not there before has none.
     fn neighbour_changed(&mut self, neighbour: &Neighbour, deleted: bool) -> Option<Changed> {
         let key = (neighbour.ifindex, neighbour.address);
+        if neighbour.fixed && !deleted {
+            self.fixed.insert(key);
+        } else {
+            self.fixed.remove(&key);
+        }
         let usable = neighbour.mac.filter(|_| neighbour.usable && !deleted);
         let former = match usable {
             Some(mac) => self.neighbours.insert(key, mac),
@@ -125,6 +135,7 @@ impl State {
     fn link_changed(&mut self, link: &Link, deleted: bool) -> Option<Changed> {
         if deleted {
             self.neighbours.retain(|(ifindex, _), _| *ifindex != link.ifindex);
+            self.fixed.retain(|(ifindex, _)| *ifindex != link.ifindex);
         }
         let Some(index) = self.ports.iter().position(|port| port.ifindex == link.ifindex) else {
             // Bridges, VLANs, bonds: what is built on twins matters too.

@@ -239,7 +239,10 @@ fn parse_neighbour(message: &Message<'_>, deleted: bool) -> Option<Item> {
     const EXT_MANAGED: u32 = 1;
     /// NUD_VALID: permanent, no-ARP, reachable, probe, stale, delay.
     const VALID: u16 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
+    /// NUD_PERMANENT, NUD_NOARP.
+    const UNPROBED: u16 = 0x80 | 0x40;
     const PROXY: u8 = 0x08;
+    const EXT_LEARNED: u8 = 0x10;
     let [family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _] = *message.payload.first_chunk::<HEADER>()?;
     if i32::from(family) == libc::AF_BRIDGE {
         return Some(Item::Coarse(Kind::Fdb));
@@ -259,13 +262,16 @@ fn parse_neighbour(message: &Message<'_>, deleted: bool) -> Option<Item> {
             _ => {}
         }
     }
-    let usable = !deleted && u16::from_ne_bytes([s0, s1]) & VALID != 0;
+    let state = u16::from_ne_bytes([s0, s1]);
+    let usable = !deleted && state & VALID != 0;
+    let others = !ours && (managed || flags & EXT_LEARNED != 0);
     let neighbour = Neighbour {
         ifindex: u32::from_ne_bytes([i0, i1, i2, i3]),
         address: address.filter(|address| !address.is_multicast())?,
         mac: lladdr.filter(|_| usable),
         usable,
         kept: !deleted && ours && managed,
+        fixed: !deleted && (state & UNPROBED != 0 || others),
     };
     Some(Item::Neighbour { neighbour, deleted })
 }

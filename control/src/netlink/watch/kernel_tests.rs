@@ -59,6 +59,7 @@ fn neighbour(ifindex: u32, mac: Option<u8>) -> Neighbour {
         mac: mac.map(|last| [2, 0, 0, 0, 0, last]),
         usable: mac.is_some(),
         kept: false,
+        fixed: false,
     }
 }
 

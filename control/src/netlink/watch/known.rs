@@ -12,8 +12,8 @@ use super::{Address, Change, InitialState, Link, Neighbour};
 pub(super) struct Known {
     links: HashMap<u32, Link>,
     addresses: HashSet<Address>,
-    /// The usable ones, with their MAC.
-    neighbours: HashMap<(u32, IpAddr), Option<[u8; 6]>>,
+    /// The usable ones, with their MAC, and whether they are somebody else's affair.
+    neighbours: HashMap<(u32, IpAddr), (Option<[u8; 6]>, bool)>,
 }
 
 impl Known {
@@ -25,7 +25,7 @@ impl Known {
                 .neighbours
                 .iter()
                 .filter(|neighbour| neighbour.usable)
-                .map(|neighbour| ((neighbour.ifindex, neighbour.address), neighbour.mac))
+                .map(|n| ((n.ifindex, n.address), (n.mac, n.fixed)))
                 .collect(),
         }
     }
@@ -58,7 +58,8 @@ impl Known {
     pub(super) fn neighbour(&mut self, neighbour: Neighbour, deleted: bool) -> Option<Change> {
         let key = (neighbour.ifindex, neighbour.address);
         let changed = if neighbour.usable && !deleted {
-            self.neighbours.insert(key, neighbour.mac) != Some(neighbour.mac)
+            let new = (neighbour.mac, neighbour.fixed);
+            self.neighbours.insert(key, new) != Some(new)
         } else {
             self.neighbours.remove(&key).is_some()
         };
@@ -72,7 +73,8 @@ impl Known {
         let gone: Vec<_> =
             self.neighbours.keys().filter(|key| !new.neighbours.contains_key(*key)).copied().collect();
         for (ifindex, address) in gone {
-            let neighbour = Neighbour { ifindex, address, mac: None, usable: false, kept: false };
+            let neighbour =
+                Neighbour { ifindex, address, mac: None, usable: false, kept: false, fixed: false };
             changes.extend(self.neighbour(neighbour, true));
         }
         let gone: Vec<_> = self.addresses.difference(&new.addresses).copied().collect();

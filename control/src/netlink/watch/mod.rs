@@ -78,6 +78,9 @@ pub struct Neighbour {
     pub usable: bool,
     /// This or an earlier process [keeps](super::neighbour::Neighbours::keep) it.
     pub kept: bool,
+    /// It is somebody else's affair: permanent, without ARP, or learned or managed by another program. Keeping it would
+    /// take that away.
+    pub fixed: bool,
 }
 
 /// Something changed.

@@ -106,7 +106,10 @@ proptest! {
             prop_assert!(read.is_empty());
         } else {
             let [Item::Neighbour { neighbour, deleted: gone }] = read[..] else { panic!("{read:?}") };
-            let expected = Neighbour { ifindex, address, mac: mac.filter(|_| usable), usable, kept: ours && !deleted };
+            // Permanent or without ARP; or managed by somebody else.
+            let fixed = !deleted && (matches!(state, State::Permanent | State::Noarp) || !ours);
+            let expected =
+                Neighbour { ifindex, address, mac: mac.filter(|_| usable), usable, kept: ours && !deleted, fixed };
             prop_assert_eq!((neighbour, gone), (expected, deleted));
         }
     }
@@ -151,6 +154,7 @@ fn states() -> impl Strategy<Value = InitialState> {
                 mac: Some([mac; 6]),
                 usable: true,
                 kept: false,
+                fixed: false,
             })
             .collect(),
     })
