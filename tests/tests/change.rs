@@ -327,6 +327,25 @@ fn an_xfrm_policy_blocks_it() -> Result<()> {
     has_stopped(&lab, &pair)
 }
 
+/// The twin's address is the gateway's; that of the host at the other end of the wire stays what it is.
+#[test]
+fn a_twin_gets_another_mac() -> Result<()> {
+    let lab = lab(ROUTED).build()?;
+    let pair = udp_pair(&lab, PORT)?;
+    let stream = flying(&lab, &pair, true)?;
+    let hosts =
+        || Ok::<_, lab::LabError>([mac(lab.client(), HOST_INTERFACE)?, mac(lab.server(), HOST_INTERFACE)?]);
+    let before = hosts()?;
+    for (number, twin) in ["lan0", "wan0"].into_iter().enumerate() {
+        lab.gateway().run(&format!("ip link set {twin} address 02:aa:bb:cc:dd:0{number}"))?;
+        lab.host(twin).run(&format!("ip neigh flush dev {HOST_INTERFACE}"))?;
+        goes_on(&stream)?;
+        flies_again(&lab, &pair)?;
+    }
+    assert_eq!(hosts()?, before);
+    Ok(())
+}
+
 /// A twin is known by its index: another name is no change.
 #[test]
 fn a_twin_gets_another_name() -> Result<()> {

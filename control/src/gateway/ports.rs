@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use dataplane::dpdk::{Port, Tap};
+use dataplane::dpdk::{Port, PortError, Tap};
 
-use crate::config::{PortConfig, TwinIo};
+use crate::config::{Device, PortConfig, TwinIo};
 use crate::netlink::watch::Link;
 
 /// One port and its twin.
@@ -36,6 +36,17 @@ pub(super) enum PortEvent {
     None,
     /// Flows over it must prove themselves again.
     Changed,
+}
+
+/// Has a port hear what is sent to its twin's MAC address.
+///
+/// A vdev's address is that of an interface which is somebody else's, its wire side: it stays. What can't have the
+/// twin's address hears everything instead, which net_tap does anyway.
+pub(super) fn hear(port: &Port, mac: [u8; 6], device: &Device, driver: &str) -> Result<(), PortError> {
+    if driver == "net_tap" || (!device.is_vdev() && port.set_mac(mac).is_ok()) {
+        return Ok(());
+    }
+    port.set_promiscuous(true)
 }
 
 impl GatewayPort {
@@ -91,8 +102,7 @@ impl GatewayPort {
             event = PortEvent::Changed;
         }
         if let Some(mac) = link.mac.filter(|mac| *mac != self.mac) {
-            // A device that can't change its address hears everything instead.
-            let set = |port: &Port| port.set_mac(mac).or_else(|_| port.set_promiscuous(true));
+            let set = |port: &Port| hear(port, mac, &self.config.device, &self.driver);
             if let Some(Err(error)) = self.port.as_ref().map(set) {
                 tracing::warn!(port = name, %error, "the port does not take its twin's MAC address");
             }

@@ -18,7 +18,7 @@ use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, Wor
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::plane::FlowPlane;
-use super::ports::GatewayPort;
+use super::ports::{self, GatewayPort};
 use super::service::Keepers;
 use super::settle::Settling;
 use super::state::{ConntrackTotals, State, WorkerView};
@@ -318,8 +318,8 @@ fn port(
     if let Err(error) = port.set_allmulticast(true) {
         tracing::info!(port = name, %error, "the device has no switch for multicast");
     }
-    if port_mac != mac && (info.is_vdev || port.set_mac(mac).is_err()) && info.driver != "net_tap" {
-        port.set_promiscuous(true).map_err(port_error)?;
+    if port_mac != mac {
+        ports::hear(&port, mac, &config.device, &info.driver).map_err(port_error)?;
     }
     let (rx, tx) = port.take_queues().map_err(port_error)?;
     let (twin, way, twin_io) = twins::carry(twin, number, config, mac, pool)?;
