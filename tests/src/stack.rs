@@ -174,6 +174,10 @@ impl Relay {
         {
             seen.push_back((number, frame.to_vec()));
         }
+        // A slave that is not used hears nothing: what is sent to all would come in by each.
+        if number != self.shared.active.load(Ordering::Relaxed) {
+            return;
+        }
         for (layer, tap) in &self.devices {
             if let Some(bare) = layer.wrapping.unwrap(frame) {
                 // What a full or dead interface does not take is lost, as on any wire.

@@ -120,9 +120,11 @@ fn neighbours_that_chatter_are_not_told() {
             format!("ip neigh replace 10.0.0.2 dev v0 lladdr 02:00:00:00:00:{mac:02} nud {state}")
         };
         assert_eq!(changes(&mut watcher, &replace(2, "reachable")), now(neighbour(v0, Some(2)), false));
-        for state in ["stale", "delay", "probe", "reachable", "permanent"] {
+        for state in ["stale", "delay", "probe", "reachable"] {
             assert_eq!(changes(&mut watcher, &replace(2, state)), [], "{state}");
         }
+        let fixed = Neighbour { fixed: true, ..neighbour(v0, Some(2)) };
+        assert_eq!(changes(&mut watcher, &replace(2, "permanent")), now(fixed, false));
         assert_eq!(changes(&mut watcher, &replace(3, "reachable")), now(neighbour(v0, Some(3)), false));
         assert_eq!(changes(&mut watcher, &replace(3, "failed")), now(neighbour(v0, None), false));
         assert_eq!(changes(&mut watcher, "ip neigh del 10.0.0.2 dev v0"), [], "it was no use before");
