@@ -1,10 +1,13 @@
 //! `flyover explain` tells of any connection where it is, and why not further.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
-use lab::rules::HOME_ROUTER;
+use dataplane::packet::testing::Frame;
+use dataplane::packet::wire::ETHER_VLAN;
+use lab::raw::{self, Wire};
+use lab::rules::{HOME_ROUTER, ROUTED};
 use lab::tcp::{Pair, Service};
-use lab::topology::{CLIENT, GATEWAY_LAN, SERVER};
+use lab::topology::{CLIENT, CLIENT6, GATEWAY_LAN, HOST_INTERFACE, SERVER, SERVER6};
 use lab::{Gateway, Lab, Plane, Result, turn, udp, wait};
 use serde_json::Value;
 
@@ -87,6 +90,100 @@ fn a_bad_question_is_refused_with_what_would_be_right() -> Result<()> {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(errors.contains(told), "{errors}");
         assert_eq!(output.status.code(), Some(code), "{errors}");
+    }
+    Ok(())
+}
+
+/// What is told of packets of the original direction that went to the kernel for their own sake: reason, number, words.
+fn punted(found: &Value) -> Vec<(String, u64, String)> {
+    let list = found.pointer("/directions/0/punted").and_then(Value::as_array).cloned().unwrap_or_default();
+    let entry = |entry: &Value| {
+        let packets = entry.get("packets").and_then(Value::as_u64).unwrap_or(0);
+        (text(entry, "/reason").to_owned(), packets, text(entry, "/why").to_owned())
+    };
+    list.iter().map(entry).collect()
+}
+
+/// A packet of a flow that flies, made odd: the reason for which it goes to the kernel, and a word of how that is told.
+type Oddity = (&'static str, &'static str, fn(&mut Frame));
+
+const OF_EITHER: [Oddity; 4] = [
+    ("ttl", "expired", |f| f.ttl = 1),
+    ("proved_length", "longer than any", |f| f.payload = vec![0; 1400]),
+    ("malformed", "contradict", |f| f.faults.udp_length = Some(3)),
+    ("ingress_context", "VLAN", |f| f.tags = vec![(ETHER_VLAN, 99)]),
+];
+const OF_IPV4: [Oddity; 2] = [
+    ("fragment", "a fragment", |f| (f.payload, f.fragment) = (vec![0; 64], 0x2000)),
+    ("ip_options", "IPv4 options", |f| f.options = vec![1; 4]),
+];
+const OF_IPV6: [Oddity; 1] = [("extension_header", "IPv6 extension headers", |f| {
+    f.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])]
+})];
+
+/// Whatever sends a packet of a flying flow to the kernel is named for that flow, in words.
+#[test]
+fn each_reason_for_which_a_packet_goes_to_the_kernel_is_named() -> Result<()> {
+    let _turn = turn::take();
+    let lab = Lab::builder(Plane::under_test()).ipv6().rules(ROUTED).build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let wire = Wire::open(lab.client(), HOST_INTERFACE)?;
+    let to_gateway = raw::mac(lab.gateway(), "lan0")?;
+    let four: (IpAddr, IpAddr) = (CLIENT.into(), SERVER.into());
+    for (client, server, odd) in
+        [four, (CLIENT6.into(), SERVER6.into())].into_iter().flat_map(|(client, server)| {
+            let own: &[Oddity] = if client.is_ipv4() { &OF_IPV4 } else { &OF_IPV6 };
+            OF_EITHER.iter().chain(own).map(move |odd| (client, server, odd))
+        })
+    {
+        let (reason, word, change) = odd;
+        let to = SocketAddr::new(server, 5000);
+        let pair = udp::Pair::open(lab.client(), client, to, udp::bind(lab.server(), server, 5000)?)?;
+        lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
+        let from = SocketAddr::new(client, pair.source_port());
+        assert_eq!(punted(&explain(gateway, "udp", from, to)?), [], "before {reason}");
+        let mut frame = Frame::udp(&from.to_string(), &to.to_string()).payload(b"odd").with(change);
+        (frame.src_mac, frame.dst_mac) = (wire.mac, to_gateway);
+        wire.send(&frame.build())?;
+        wait::until_true(wait::PATIENCE, &format!("{reason} to be told"), || {
+            explain(gateway, "udp", from, to).is_ok_and(|found| !punted(&found).is_empty())
+        })?;
+        let told = punted(&explain(gateway, "udp", from, to)?);
+        let [(name, 1, why)] = told.as_slice() else { panic!("of {reason}: {told:?}") };
+        assert!(name == reason && why.contains(word), "of {reason}: {told:?}");
+        let words = gateway.ask(&["explain", "udp", &from.to_string(), &to.to_string()])?;
+        assert!(words.contains(&format!("1 to the kernel, {reason}: {why}")), "{words}");
+    }
+    Ok(())
+}
+
+/// What the state itself explains: a TCP connection's end, and one that has no entry.
+#[test]
+fn states_and_ends_are_named() -> Result<()> {
+    let _turn = turn::take();
+    let lab = Lab::builder(Plane::under_test()).rules(ROUTED).build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let to = SocketAddrV4::new(SERVER, 80);
+    let pair = Pair::open(lab.client(), None, to, &Service::listen(lab.server(), SERVER, 80)?)?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
+    let from = SocketAddr::from((CLIENT, pair.source_port()));
+    pair.half_close(lab::tcp::Way::Up)?;
+    wait::until_true(wait::PATIENCE, "the FIN to be told", || {
+        explain(gateway, "tcp", from, to.into()).is_ok_and(|found| !punted(&found).is_empty())
+    })?;
+    let found = explain(gateway, "tcp", from, to.into())?;
+    let told = punted(&found);
+    assert!(
+        matches!(told.as_slice(), [(name, 1, why)] if name == "tcp_control" && why.contains("FIN")),
+        "{told:?}"
+    );
+    assert!(text(&found, "/why").contains("FIN"), "{found}");
+    for (dst, word) in
+        [("239.1.2.3", "multicast"), ("255.255.255.255", "broadcast"), ("127.0.0.1", "loopback")]
+    {
+        let found = explain(gateway, "udp", from, SocketAddr::new(dst.parse().expect("an address"), 9))?;
+        assert_eq!(text(&found, "/known"), "kernel", "{found}");
+        assert!(text(&found, "/why").contains(word), "{found}");
     }
     Ok(())
 }

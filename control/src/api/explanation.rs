@@ -57,6 +57,19 @@ pub struct DirectionInfo {
     pub next_hop: Option<String>,
     /// The longest packet, from the IP header on, that was seen to leave in one piece: longer ones go to the kernel.
     pub proved_length: u16,
+    /// Packets that went to the kernel for what they are themselves, whatever the state.
+    pub punted: Vec<PuntedInfo>,
+}
+
+/// Packets of one direction that the kernel got for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PuntedInfo {
+    /// The reason, as in `punted_by_reason`.
+    pub reason: String,
+    /// How many, as far back as is remembered.
+    pub packets: u64,
+    /// The reason in words.
+    pub why: String,
 }
 
 /// The entry in conntrack.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::format::{bytes, count, seconds, tuple};
-use crate::api::{DirectionInfo, Explanation, Whereabouts};
+use crate::api::{DirectionInfo, Explanation, PuntedInfo, Whereabouts};
 
 /// A sentence on where it is, then what is known, then what can be done.
 pub(super) fn show(out: &mut dyn Write, found: &Explanation) -> io::Result<()> {
@@ -50,7 +50,11 @@ fn show_direction(out: &mut dyn Write, name: &str, direction: &DirectionInfo) ->
         "            {} packets, {} past the kernel",
         count(direction.packets),
         bytes(direction.bytes)
-    )
+    )?;
+    for PuntedInfo { reason, packets, why } in &direction.punted {
+        writeln!(out, "            {} to the kernel, {reason}: {why}", count(*packets))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,6 +108,11 @@ mod tests {
             out_port: Some("wan0".to_owned()),
             next_hop: Some("02:00:00:00:00:01".to_owned()),
             proved_length: 1500,
+            punted: vec![PuntedInfo {
+                reason: "fragment".to_owned(),
+                packets: 1234,
+                why: "a fragment".to_owned(),
+            }],
         };
         let unproved = DirectionInfo { in_port: None, state: "candidate".to_owned(), ..direction.clone() };
         let text = shown(&Explanation { directions: vec![direction, unproved], ..Explanation::default() });
@@ -115,6 +124,7 @@ mod tests {
             text.contains("in lan0, out wan0 to 02:00:00:00:00:01; packets of up to 1500 bytes fly"),
             "{text}"
         );
+        assert!(text.contains("            1,234 to the kernel, fragment: a fragment\n"), "{text}");
         assert!(text.contains("reply       192.0.2.1:1 > 192.0.2.2:80\n            candidate for"), "{text}");
         assert_eq!(text.matches("in lan0").count(), 1, "{text}");
     }

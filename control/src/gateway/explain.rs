@@ -1,9 +1,12 @@
 //! Why one connection is where it is.
 
-use dataplane::flow::{FiveTuple, TCP};
+use std::net::IpAddr;
+
+use dataplane::flow::{FiveTuple, Key, TCP};
+use dataplane::packet::PuntReason;
 
 use super::state::State;
-use crate::api::{ConntrackInfo, DirectionInfo, Explanation, TupleInfo, Whereabouts};
+use crate::api::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, TupleInfo, Whereabouts};
 use crate::netlink::NetlinkError;
 use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket, Zones};
 use crate::tracker::{DirectionView, Refusal, Why};
@@ -26,6 +29,9 @@ impl State {
         }
         let (known, why, advice) = match entry {
             Err(error) => (Whereabouts::Nowhere, format!("conntrack could not be asked: {error}"), None),
+            Ok(_) if let Some(reason) = never_carried(tuple) => {
+                (Whereabouts::Kernel, punted_why(reason).to_owned(), None)
+            }
             Ok(None) => (
                 Whereabouts::Nowhere,
                 "conntrack has no such connection".to_owned(),
@@ -51,6 +57,18 @@ impl State {
         Explanation { known, why, advice, conntrack, ..Explanation::default() }
     }
 
+    /// What of a direction went to the kernel for its own sake.
+    fn exceptions(&self, tuple: &FiveTuple) -> Vec<PuntedInfo> {
+        let flow = Key::from_tuple(tuple).and_then(|key| self.plane.flow(&key));
+        let counted = flow.map(|flow| self.punt.exceptions.of(flow)).unwrap_or_default();
+        let info = |(reason, packets): (PuntReason, u64)| PuntedInfo {
+            reason: reason.name().to_owned(),
+            packets,
+            why: punted_why(reason).to_owned(),
+        };
+        counted.into_iter().map(info).collect()
+    }
+
     fn direction_info(&self, direction: &DirectionView) -> DirectionInfo {
         let port = |number: u16| self.port_name(number);
         DirectionInfo {
@@ -64,6 +82,7 @@ impl State {
             out_port: direction.ports.and_then(|(_, egress)| port(egress)),
             next_hop: direction.next_hop.map(super::report::mac),
             proved_length: direction.proved_length,
+            punted: self.exceptions(&direction.tuple),
         }
     }
 }
@@ -89,6 +108,63 @@ const fn advice(why: Why) -> Option<&'static str> {
             "it flies once the kernel has forwarded a packet of each direction; if it does not, the packets leave changed, encrypted or not at all",
         ),
         Why::Proved | Why::Settling | Why::Reproving | Why::Idle | Why::Closing => None,
+    }
+}
+
+/// Why no packet with these addresses is carried, whatever conntrack has of it.
+fn never_carried(tuple: &FiveTuple) -> Option<PuntReason> {
+    let group = match tuple.dst {
+        IpAddr::V4(dst) => dst.is_multicast() || dst.is_broadcast(),
+        IpAddr::V6(dst) => dst.is_multicast(),
+    };
+    let martian = [tuple.src, tuple.dst].into_iter().any(|address| match address {
+        IpAddr::V4(address) => address.is_loopback() || matches!(address.octets(), [0 | 240..=254, ..]),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unspecified() || address.is_unicast_link_local()
+        }
+    });
+    if group { Some(PuntReason::Multicast) } else { martian.then_some(PuntReason::Martian) }
+}
+
+/// Why packets go to the kernel for what they are themselves.
+const fn punted_why(reason: PuntReason) -> &'static str {
+    match reason {
+        PuntReason::TcpControl => "a FIN, RST or SYN: the kernel follows how TCP connections begin and end",
+        PuntReason::IngressContext => {
+            "it came by another port, VLAN, PPPoE session or to another MAC address than the direction's own: an \
+             asymmetric path, a loop, or somebody spoofs"
+        }
+        PuntReason::ProvedLength => {
+            "longer than any that was seen to leave in one piece: the kernel fragments it, or answers that it is too long"
+        }
+        PuntReason::Ttl => "its TTL or hop limit is 0 or 1: the kernel answers that it has expired",
+        PuntReason::Fragment => {
+            "a fragment: the kernel puts datagrams together before it looks at their ports"
+        }
+        PuntReason::IpOptions => "it has IPv4 options, which the kernel has to act on",
+        PuntReason::ExtensionHeader => "it has IPv6 extension headers, which the kernel has to act on",
+        PuntReason::Malformed => {
+            "headers are cut short, or their lengths, offsets or TCP flags contradict each other: the kernel judges it"
+        }
+        PuntReason::BadChecksum => "the NIC says that a checksum is wrong: the kernel judges it",
+        PuntReason::HoldFull => "more packets waited for directions to settle than a worker may hold",
+        PuntReason::HoldTimeout => {
+            "it waited 20 ms for its direction to settle: the kernel was slow, or dropped the probe"
+        }
+        PuntReason::Segmented => {
+            "it lies in several buffers: give the port a larger mtu, so that buffers hold it"
+        }
+        PuntReason::NoFlow => "its 5-tuple is of no connection in the table",
+        PuntReason::Candidate => "its direction waits for a proof",
+        PuntReason::Probe => "it was the packet by which its direction proved itself again",
+        PuntReason::Closing => "its connection is closing",
+        PuntReason::Protocol => "only TCP and UDP are carried",
+        PuntReason::Multicast => "multicast and broadcast are the kernel's",
+        PuntReason::Martian => {
+            "one of its addresses is not forwarded: loopback, this network, class E or link-local"
+        }
+        PuntReason::Arp => "ARP is the kernel's",
+        PuntReason::EtherType => "neither IPv4 nor IPv6, or in an encapsulation that is not taken apart",
     }
 }
 

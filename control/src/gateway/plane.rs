@@ -42,6 +42,11 @@ impl FlowPlane {
         self.table.resolve(flow).map(|slot| self.table.entry(slot))
     }
 
+    /// The direction with this key.
+    pub(super) fn flow(&self, key: &Key) -> Option<FlowRef> {
+        self.table.lookup(key).map(|slot| self.table.reference(slot))
+    }
+
     /// The entry, if it was ever set up to forward.
     fn forwarding(&self, flow: FlowRef) -> Option<Entry<'_>> {
         self.entry(flow).filter(|entry| entry.adjacency() != AdjacencyId::NONE)

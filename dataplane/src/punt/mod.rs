@@ -1,6 +1,7 @@
 //! The way to the kernel and back: twins, rings, and the proof that flows earn by being forwarded.
 
 mod bell;
+mod exceptions;
 mod fingerprints;
 mod frames;
 mod local;
@@ -13,6 +14,7 @@ mod twin;
 mod unknown;
 
 pub use bell::Bell;
+pub use exceptions::Exceptions;
 pub use frames::{FromKernel, KernelFrames};
 pub use local::LocalAddresses;
 pub use observation::{Observation, Proof, PuntCommand};

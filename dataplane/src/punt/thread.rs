@@ -12,6 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::exceptions::{self, Exceptions};
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
 use super::outbox::Outbox;
 use super::outgoing::Outgoing;
@@ -22,6 +23,7 @@ use super::{
 use crate::clock::Clock;
 use crate::dpdk::{BURST_MAX, Burst, Mbuf, Mempool};
 use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
+use crate::packet::wire::ETHER_LEN;
 use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
 
 /// Packets taken from a ring, or frames read from a twin, before the other side gets its turn.
@@ -62,6 +64,8 @@ pub struct PuntCounters {
     pub from_kernel_ring_full: Counter,
     /// Frames for which no buffer was free.
     pub no_mbuf: Counter,
+    /// What was given to the kernel for its own sake, by direction.
+    pub exceptions: Exceptions,
 }
 
 impl PuntCounters {
@@ -263,7 +267,12 @@ impl PuntThread {
 
     /// Queues a packet for its twin, as it came.
     fn deliver(&mut self, packet: Punted, now: u64) {
-        let Punted { mbuf, ingress, event, flow, reason, .. } = packet;
+        let Punted { mbuf, ingress, event, flow, reason, l3 } = packet;
+        if Exceptions::concerns(reason)
+            && let Some(flow) = flow.or_else(|| self.direction(&mbuf, l3))
+        {
+            self.counters.exceptions.count(flow, reason);
+        }
         if let Some(flow) = flow {
             if reason == PuntReason::IngressContext {
                 self.prints.intruded(flow, now);
@@ -286,6 +295,14 @@ impl PuntThread {
             }
             None => self.counters.twin_full.add(1),
         }
+    }
+
+    /// The direction that a packet belongs to which workers could not take apart.
+    fn direction(&self, mbuf: &Mbuf, l3: u8) -> Option<FlowRef> {
+        // 0: not even looked at, since it lies in several buffers.
+        let l3 = if l3 == 0 { ETHER_LEN } else { usize::from(l3) };
+        let slot = self.table.lookup(&exceptions::key(mbuf.data().get(l3..)?)?)?;
+        Some(self.table.reference(slot))
     }
 
     /// Gives a twin what is queued for it.
