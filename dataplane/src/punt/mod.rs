@@ -8,6 +8,7 @@ mod local;
 mod observation;
 mod outbox;
 mod outgoing;
+mod pace;
 mod rings;
 mod thread;
 mod twin;

@@ -1,6 +1,7 @@
 //! The bounded rings between workers and the punt thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -58,6 +59,8 @@ pub struct Punted {
 pub struct PuntRings {
     control: ArrayQueue<Punted>,
     transit: ArrayQueue<Punted>,
+    /// Packets that may wait in the transit ring: its capacity, or less while the kernel does not keep up.
+    limit: AtomicUsize,
 }
 
 /// Classes of punted packets.
@@ -72,7 +75,8 @@ pub enum PuntClass {
 impl PuntRings {
     /// Rings for so many packets each.
     pub fn new(control: usize, transit: usize) -> Arc<Self> {
-        Arc::new(Self { control: ArrayQueue::new(control), transit: ArrayQueue::new(transit) })
+        let limit = AtomicUsize::new(transit);
+        Arc::new(Self { control: ArrayQueue::new(control), transit: ArrayQueue::new(transit), limit })
     }
 
     const fn ring(&self, class: PuntClass) -> &ArrayQueue<Punted> {
@@ -84,7 +88,25 @@ impl PuntRings {
 
     /// Hands a packet to the punt thread; gives it back if the ring is full.
     pub fn push(&self, class: PuntClass, packet: Punted) -> Result<(), Punted> {
+        if class == PuntClass::Transit && self.is_at_limit() {
+            return Err(packet);
+        }
         self.ring(class).push(packet)
+    }
+
+    fn is_at_limit(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit < self.transit.capacity() && self.transit.len() >= limit
+    }
+
+    /// How many packets the transit ring holds at the most.
+    pub(super) fn capacity(&self) -> usize {
+        self.transit.capacity()
+    }
+
+    /// Has no more than so many packets wait in the transit ring. Those that do already, stay.
+    pub(super) fn set_limit(&self, packets: usize) {
+        self.limit.store(packets, Ordering::Relaxed);
     }
 
     /// The next packet of a class.
@@ -104,7 +126,7 @@ impl PuntRings {
 
     /// More than half of the transit ring is taken: not the time for probes that can wait.
     pub fn is_busy(&self) -> bool {
-        self.transit.len() * 2 > self.transit.capacity()
+        self.transit.len() * 2 > self.transit.capacity().min(self.limit.load(Ordering::Relaxed))
     }
 }
 
@@ -173,5 +195,21 @@ mod tests {
         assert!(rings.is_busy());
         drop(rings);
         assert_eq!(bench.in_use(), 0, "the rings' packets go with them");
+    }
+
+    #[test]
+    fn a_limit_holds_for_transit_alone() {
+        let bench = Bench::new();
+        let rings = PuntRings::new(4, 8);
+        rings.set_limit(2);
+        for number in 0..2 {
+            assert!(rings.push(PuntClass::Transit, punted(&bench, number)).is_ok());
+        }
+        assert!(rings.is_busy());
+        assert!(rings.push(PuntClass::Transit, punted(&bench, 2)).is_err());
+        assert!((0..4).all(|number| rings.push(PuntClass::Control, punted(&bench, number)).is_ok()));
+        rings.set_limit(rings.capacity());
+        assert!(!rings.is_busy());
+        assert!(rings.push(PuntClass::Transit, punted(&bench, 2)).is_ok());
     }
 }

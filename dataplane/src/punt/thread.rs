@@ -16,6 +16,7 @@ use super::exceptions::{self, Exceptions};
 use super::fingerprints::{Fingerprints, PATIENCE, Seen};
 use super::outbox::Outbox;
 use super::outgoing::Outgoing;
+use super::pace::Pace;
 use super::unknown::Unknown;
 use super::{
     Bell, FromKernel, KernelFrames, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted, Twin,
@@ -119,6 +120,7 @@ pub struct PuntThread {
     prints: Fingerprints,
     unknown: Unknown,
     outbox: Outbox,
+    pace: Pace,
     /// The last sleep ended without a frame on any twin.
     quiet: bool,
     /// Packets taken from the transit ring so far, and commands with the count after which they are due.
@@ -145,6 +147,7 @@ impl PuntThread {
         longest_nap: Duration,
     ) -> Self {
         let counters = Arc::new(PuntCounters::new(twins.len()));
+        let pace = Pace::new(BATCH, link.rings.capacity());
         let outbox = Outbox::new(link.to_workers.clone(), Arc::clone(&link.observations));
         let outgoing = std::iter::repeat_with(Outgoing::default).take(twins.len()).collect();
         Self {
@@ -160,6 +163,7 @@ impl PuntThread {
             prints: Fingerprints::new(),
             unknown: Unknown::new(),
             outbox,
+            pace,
             quiet: false,
             taken: 0,
             due: Vec::new(),
@@ -196,14 +200,14 @@ impl PuntThread {
 
     /// One round; `false` if there was nothing to do.
     fn round(&mut self) -> bool {
-        let now = self.clock.micros();
         while let Some(command) = self.link.commands.pop() {
             // What waits in the ring was punted before the command: it goes first.
             self.due.push((self.taken + self.link.rings.len(PuntClass::Transit) as u64, command));
         }
         let mut work = 0;
         for class in [PuntClass::Control, PuntClass::Transit] {
-            for _ in 0..BATCH {
+            let (now, before) = (self.clock.micros(), work);
+            for _ in 0..self.pace.batch() {
                 let Some(packet) = self.link.rings.pop(class) else { break };
                 match class {
                     PuntClass::Control => self.counters.control.add(1),
@@ -218,6 +222,13 @@ impl PuntThread {
             for port in 0..self.outgoing.len() {
                 self.flush(port);
             }
+            if work > before {
+                self.pace.took(work - before, self.clock.micros() - now);
+            }
+        }
+        let waiting = self.link.rings.len(PuntClass::Transit);
+        if let Some(limit) = self.pace.waiting(waiting, self.clock.micros()) {
+            self.link.rings.set_limit(limit);
         }
         let mut drained = true;
         // After a sleep that no twin ended there is nothing to read.
