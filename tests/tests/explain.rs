@@ -40,9 +40,7 @@ fn every_connection_is_explained() -> Result<()> {
     );
     assert_eq!(
         text(&found, "/directions/0/next_hop"),
-        lab::raw::mac(lab.server(), lab::topology::HOST_INTERFACE)?
-            .map(|byte| format!("{byte:02x}"))
-            .join(":"),
+        raw::mac(lab.server(), HOST_INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":"),
         "{found}"
     );
     assert_eq!(text(&found, "/conntrack/tcp_state"), "ESTABLISHED", "{found}");

@@ -35,12 +35,23 @@ pub struct Status {
     pub dropped_by_reason: ByReason<DropReason>,
     /// The event stream from conntrack.
     pub conntrack: ConntrackCounts,
+    /// How flows proved themselves again after changes.
+    pub revalidation: RevalidationCounts,
     /// Workers, in the order of the configuration.
     pub workers: Vec<WorkerStatus>,
     /// Ports, in the order of the configuration.
     pub ports: Vec<PortStatus>,
     /// What an operator should know of, a sentence each.
     pub notices: Vec<String>,
+}
+
+/// How flows proved themselves again after changes of the kernel's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RevalidationCounts {
+    /// Directions that had packets and could not prove themselves in time: they went back to the kernel.
+    pub missed: u64,
+    /// Seconds since the last of them; none if there was none.
+    pub last_missed_s: Option<f64>,
 }
 
 /// Connections by state; one whose directions differ counts as its slower one.

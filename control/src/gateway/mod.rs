@@ -9,6 +9,7 @@ mod ports;
 mod report;
 mod service;
 mod settle;
+mod shortfall;
 mod start;
 mod state;
 mod threads;

@@ -7,8 +7,8 @@ use super::ports::GatewayPort;
 use super::state::{State, WorkerView};
 use crate::api::{
     ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
-    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, Stats, Status, TrackerCounts, TupleInfo,
-    TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, Stats, Status,
+    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
@@ -46,9 +46,13 @@ impl Handler for State {
                 resyncs: self.conntrack.resyncs,
                 refreshes: self.tracker.stats().refreshes,
             },
+            revalidation: RevalidationCounts {
+                missed: self.shortfall.missed,
+                last_missed_s: self.shortfall.age(self.clock.millis()).map(|age| age as f64 / 1000.0),
+            },
             workers: self.workers.iter().map(|worker| self.worker_status(worker)).collect(),
             ports: self.ports(),
-            notices: self.config.notices.clone(),
+            notices: self.notices(),
         }
     }
 
@@ -93,6 +97,13 @@ impl State {
             Accelerate::Auto => "auto: every connection that the ruleset lets through".to_owned(),
             other => format!("{}: every connection that the ruleset lets through", other.name()),
         }
+    }
+
+    /// What the configuration has to say, and what has happened lately.
+    fn notices(&self) -> Vec<String> {
+        let now = self.clock.millis();
+        let within = self.config.flows.revalidate_within;
+        self.config.notices.iter().cloned().chain(self.shortfall.notice(now, within)).collect()
     }
 
     /// What the kernel was given, by reason: what workers handed on and the twins took.

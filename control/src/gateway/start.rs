@@ -21,6 +21,7 @@ use super::plane::FlowPlane;
 use super::ports::{self, GatewayPort};
 use super::service::Keepers;
 use super::settle::Settling;
+use super::shortfall::Shortfall;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
 use super::twins;
@@ -158,6 +159,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         addresses: Vec::new(),
         neighbours: HashMap::new(),
         fixed: HashSet::new(),
+        shortfall: Shortfall::default(),
         conntrack: ConntrackTotals::default(),
         ready: false,
     };

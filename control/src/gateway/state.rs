@@ -13,6 +13,7 @@ use dataplane::worker::{Activity, PortFlags};
 use super::kept::Place;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
+use super::shortfall::Shortfall;
 use crate::config::{Accelerate, Config};
 use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
 use crate::tracker::{Changed, Policy, Tracker};
@@ -57,6 +58,7 @@ pub(super) struct State {
     /// Those of them that are somebody else's affair.
     pub(super) fixed: HashSet<Place>,
     pub(super) conntrack: ConntrackTotals,
+    pub(super) shortfall: Shortfall,
     pub(super) ready: bool,
 }
 
