@@ -6,4 +6,5 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod netlink;
+pub mod ruleset;
 pub mod tracker;

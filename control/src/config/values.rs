@@ -8,7 +8,7 @@ use super::error::nearest;
 macro_rules! choices {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal,)+ }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name { $($(#[$doc])* $variant,)+ }
 
         impl $name {
@@ -78,16 +78,34 @@ choices! {
         Limit => "limit",
         /// `ct bytes`, `ct packets`, `ct avgpkt`: conntrack's own counters.
         CtBytes => "ct bytes",
+        /// `ct count`: connections counted against a limit.
+        CtCount => "ct count",
+        /// `ct expiration`: how long conntrack will keep the entry.
+        CtExpiration => "ct expiration",
         /// `dup`: copies of packets.
         Dup => "dup",
         /// `meta time`, `meta hour`, `meta day`.
         Time => "time",
         /// `ether saddr` and the like.
         EtherAddress => "ether saddr",
-        /// `meta length`, `ip length`.
+        /// `meta length`, `ip length`, `ip6 length`, `udp length`.
         Length => "length",
-        /// `ip dscp`, `ip6 dscp`.
+        /// `ip dscp`, `ip6 dscp`, ECN, and `meta priority`, which follows from them.
         Dscp => "dscp",
+        /// `ip ttl`, `ip6 hoplimit`, tested or set.
+        Ttl => "ttl",
+        /// `tcp flags` by which packets of a running connection differ.
+        TcpFlags => "tcp flags",
+        /// `tcp option`: those that data packets have.
+        TcpOption => "tcp option",
+        /// Anything else in a header, and the data behind it.
+        Payload => "payload",
+        /// `numgen`, `meta random`, `meta cpu`.
+        Numgen => "numgen",
+        /// `add @set`, `update @set`: elements that go unless packets refresh them.
+        Set => "set",
+        /// An expression that this version does not know.
+        Unknown => "unknown",
     }
 }
 

@@ -6,15 +6,15 @@
 pub mod conntrack;
 mod error;
 pub mod link;
-mod message;
+pub(crate) mod message;
 pub mod neighbour;
-mod receive;
-mod route;
+pub(crate) mod receive;
+pub(crate) mod route;
 pub mod sysctl;
 pub mod watch;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use error::NetlinkError;
 pub use receive::Drained;
