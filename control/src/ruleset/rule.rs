@@ -2,7 +2,7 @@
 
 use super::evaluate::{self, Split};
 use super::expression::{Base, Expression, ObjectKind, Register, Verdict};
-use super::field::{self, Field};
+use super::field::{self, Field, Part, Run};
 use super::found::{Spot, Warning, What};
 use super::loads::{self, Load};
 use super::model::{Chain, Element, Set};
@@ -174,7 +174,7 @@ impl<'a> Walk<'a> {
                     // A value for each key: as different as the keys are.
                     let constructs = constructs(progress, *sreg, len);
                     let field = constructs.first().map_or(Field::PerConnection, |one| Field::PerPacket(*one));
-                    progress.registers.load(*dreg, Loaded::new(vec![field::Run::whole(field, 4)]));
+                    progress.registers.load(*dreg, Loaded::new(vec![Run::whole(field, 4)]));
                     if set.is_some_and(|set| set.is_dynamic()) {
                         progress.inexact();
                     }
@@ -246,14 +246,15 @@ impl<'a> Walk<'a> {
                         keep(self, here, progress, construct);
                     }
                 }
-                forget(expression, &mut progress.passed);
+                overwrite(expression, &mut progress.passed);
                 Step::Next
             }
-            Expression::PayloadWrite { base, offset, len, .. } => {
-                for construct in written(*base, *offset, *len, &progress.passed) {
+            Expression::PayloadWrite { base, offset, len, sreg } => {
+                let source = progress.registers.any(*sreg);
+                for construct in written(*base, *offset, *len, source, &progress.passed) {
                     keep(self, here, progress, construct);
                 }
-                forget(expression, &mut progress.passed);
+                overwrite(expression, &mut progress.passed);
                 Step::Next
             }
             Expression::ExthdrWrite { op, kind } => {
@@ -458,37 +459,58 @@ fn test_of(progress: &mut Progress, split: Split, constructs: Vec<Construct>, po
     if progress.apply(split) { Step::Next } else { Step::Fails }
 }
 
-/// What is known of a packet no longer holds for what an expression writes.
-pub(super) fn forget(expression: &Expression, state: &mut State) {
+/// What an expression writes: what is known of it no longer holds.
+pub(super) fn overwrite(expression: &Expression, state: &mut State) {
     const CT_MARK: u32 = 3;
+    const MARK: [Field; 1] = [Field::CtMark];
+    const PACKET: [Field; 10] = [
+        Field::Packet(Part::Src4),
+        Field::Packet(Part::Dst4),
+        Field::Packet(Part::Src6),
+        Field::Packet(Part::Dst6),
+        Field::Packet(Part::Sport),
+        Field::Packet(Part::Dport),
+        Field::Protocol,
+        Field::Ttl,
+        Field::TcpFlags,
+        Field::FragOff,
+    ];
     match expression {
-        Expression::CtSet { key: CT_MARK, .. } => state.forget(|field| field == Field::CtMark),
-        Expression::PayloadWrite { .. } => state.forget(|field| {
-            matches!(
-                field,
-                Field::Packet(_) | Field::Ttl | Field::TcpFlags | Field::FragOff | Field::Protocol
-            )
-        }),
+        Expression::CtSet { key: CT_MARK, .. } => state.overwrite(MARK),
+        Expression::PayloadWrite { .. } => state.overwrite(PACKET),
         // A target may write whatever it likes.
-        Expression::Target { .. } => state.forget(|field| {
-            matches!(field, Field::CtMark | Field::Packet(_) | Field::Ttl | Field::TcpFlags | Field::FragOff)
-        }),
+        Expression::Target { .. } => state.overwrite(MARK.into_iter().chain(PACKET)),
         _ => {}
     }
 }
 
 /// What must not be written past the kernel. DSCP is learned from the frame that leaves.
-fn written(base: Base, offset: u32, len: u32, state: &State) -> Vec<Construct> {
+///
+/// nft loads whole words, changes some bits and writes them back: only the bytes that change count.
+fn written(base: Base, offset: u32, len: u32, source: Option<&Loaded>, state: &State) -> Vec<Construct> {
     if base == Base::Link {
         return Vec::new();
     }
     let runs = field::in_header(base, offset, len, &state.get(Field::Nfproto), &state.get(Field::L4Proto));
-    let constructs = runs.into_iter().filter_map(|run| match run.field {
-        Field::Constant(_) | Field::PerPacket(Construct::Dscp) => None,
-        Field::Ttl => Some(Construct::Ttl),
-        _ => Some(Construct::Payload),
-    });
-    let mut constructs: Vec<Construct> = constructs.collect();
+    let changes = |at: usize, run: &Run| {
+        let Some(source) = source.filter(|source| source.runs == runs) else { return true };
+        let within = at..at + run.len;
+        let kept = |bytes: &[u8], value: u8| {
+            bytes.get(within.clone()).is_some_and(|bytes| bytes.iter().all(|byte| *byte == value))
+        };
+        !(kept(&source.mask, 0xff) && kept(&source.xor, 0))
+    };
+    let mut constructs = Vec::new();
+    let mut at = 0;
+    for run in &runs {
+        match run.field {
+            _ if !changes(at, run) => {}
+            Field::Constant(_) | Field::PerPacket(Construct::Dscp) => {}
+            Field::Ttl => constructs.push(Construct::Ttl),
+            _ => constructs.push(Construct::Payload),
+        }
+        at += run.len;
+    }
     constructs.sort_unstable();
     constructs.dedup();
     constructs

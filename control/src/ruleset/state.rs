@@ -1,6 +1,6 @@
 //! What is known of a packet at a place in the ruleset: an over-approximation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::field::{Field, IPV4, IPV6};
 use super::ranges::Ranges;
@@ -25,6 +25,8 @@ impl MaskTest {
 pub(super) struct State {
     fields: BTreeMap<Field, Ranges>,
     masks: Vec<MaskTest>,
+    /// Fields that a rule has written: what they are now says nothing of the packet that came.
+    written: BTreeSet<Field>,
 }
 
 impl State {
@@ -50,7 +52,7 @@ impl State {
 
     /// Keeps those whose field is among `ranges`; `false` if there are none.
     pub(super) fn narrow(&mut self, field: Field, ranges: &Ranges) -> bool {
-        if !field.is_told_apart() {
+        if !field.is_told_apart() || self.written.contains(&field) {
             return true;
         }
         let both = self.get(field).and(ranges);
@@ -79,6 +81,9 @@ impl State {
     /// Keeps those for which a test under a mask holds; `false` if there are none.
     pub(super) fn narrow_mask(&mut self, test: MaskTest) -> bool {
         let contrary = MaskTest { equal: !test.equal, ..test };
+        if self.written.contains(&test.field) {
+            return true;
+        }
         if self.masks.contains(&contrary) {
             return false;
         }
@@ -88,10 +93,13 @@ impl State {
         true
     }
 
-    /// Drops what is known of some fields.
-    pub(super) fn forget(&mut self, fields: impl Fn(Field) -> bool) {
-        self.fields.retain(|field, _| !fields(*field));
-        self.masks.retain(|test| !fields(test.field));
+    /// Takes it that some fields have been written.
+    pub(super) fn overwrite(&mut self, fields: impl IntoIterator<Item = Field>) {
+        for field in fields {
+            self.fields.remove(&field);
+            self.masks.retain(|test| test.field != field);
+            self.written.insert(field);
+        }
     }
 
     /// Those that are in either.
@@ -103,7 +111,7 @@ impl State {
             }
         }
         let masks = self.masks.iter().filter(|test| other.masks.contains(test)).copied().collect();
-        Self { fields, masks }
+        Self { fields, masks, written: self.written.union(&other.written).copied().collect() }
     }
 
     /// Those that are in either, of which both may be nothing.

@@ -13,7 +13,7 @@ use super::found::{Found, Spot, Warning, What};
 use super::loads::Scene;
 use super::model::{Chain, Family, Hook, HookPoint, Ruleset, Table};
 use super::ranges::Ranges;
-use super::rule::forget;
+use super::rule::overwrite;
 use super::state::State;
 use super::xtables;
 
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
                 [&mut flow.on, &mut flow.back]
                     .into_iter()
                     .flatten()
-                    .for_each(|state| forget(expression, state));
+                    .for_each(|state| overwrite(expression, state));
             }
             state = flow.on;
             returned = State::join(returned, flow.back);

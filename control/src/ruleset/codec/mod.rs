@@ -264,6 +264,14 @@ fn comment(mut rest: &[u8]) -> Option<String> {
 }
 
 fn set(attributes: &[u8]) -> Option<(String, Set)> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 2;
+    const FLAGS: u16 = 3;
+    const KEY_LEN: u16 = 5;
+    const TIMEOUT: u16 = 11;
+    const OBJECT: u16 = 15;
+    const EXPRESSION: u16 = 17;
+    const EXPRESSIONS: u16 = 18;
     let mut set = Set {
         name: String::new(),
         flags: 0,
@@ -276,14 +284,14 @@ fn set(attributes: &[u8]) -> Option<(String, Set)> {
     let mut table = String::new();
     for (kind, value) in Attributes(attributes) {
         match kind {
-            1 => table = text(value),
-            2 => set.name = text(value),
-            3 => set.flags = number(value)?,
-            5 => set.key_len = number(value)?,
-            11 => set.timeout_ms = number64(value).filter(|timeout| *timeout > 0),
-            15 => set.object = number(value).map(object_kind),
-            17 => set.expressions = vec![expressions::parse(value)],
-            18 => set.expressions = expressions::parse_list(value),
+            TABLE => table = text(value),
+            NAME => set.name = text(value),
+            FLAGS => set.flags = number(value)?,
+            KEY_LEN => set.key_len = number(value)?,
+            TIMEOUT => set.timeout_ms = number64(value).filter(|timeout| *timeout > 0),
+            OBJECT => set.object = number(value).map(object_kind),
+            EXPRESSION => set.expressions = vec![expressions::parse(value)],
+            EXPRESSIONS => set.expressions = expressions::parse_list(value),
             _ => {}
         }
     }
@@ -300,6 +308,10 @@ fn elements(attributes: &[u8]) -> Vec<Element> {
 }
 
 fn element(value: &[u8]) -> Element {
+    const KEY: u16 = 1;
+    const DATA: u16 = 2;
+    const FLAGS: u16 = 3;
+    const KEY_END: u16 = 10;
     const INTERVAL_END: u32 = 1;
     const CATCH_ALL: u32 = 2;
     let mut element =
@@ -310,18 +322,18 @@ fn element(value: &[u8]) -> Element {
     };
     for (kind, value) in Attributes(value) {
         match kind {
-            1 => element.key = bytes(value).unwrap_or_default(),
-            2 => {
+            KEY => element.key = bytes(value).unwrap_or_default(),
+            DATA => {
                 if let Some(Data::Verdict(verdict)) = parse_data(value) {
                     element.verdict = Some(verdict);
                 }
             }
-            3 => {
+            FLAGS => {
                 let flags = number(value).unwrap_or(0);
                 element.interval_end = flags & INTERVAL_END != 0;
                 element.catch_all = flags & CATCH_ALL != 0;
             }
-            10 => element.key_end = bytes(value),
+            KEY_END => element.key_end = bytes(value),
             _ => {}
         }
     }
@@ -329,14 +341,18 @@ fn element(value: &[u8]) -> Element {
 }
 
 fn object(attributes: &[u8]) -> Option<(String, Object)> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 2;
+    const KIND: u16 = 3;
+    const HANDLE: u16 = 6;
     let mut object = Object { name: String::new(), kind: object_kind(0), handle: 0 };
     let mut table = String::new();
     for (kind, value) in Attributes(attributes) {
         match kind {
-            1 => table = text(value),
-            2 => object.name = text(value),
-            3 => object.kind = object_kind(number(value)?),
-            6 => object.handle = number64(value)?,
+            TABLE => table = text(value),
+            NAME => object.name = text(value),
+            KIND => object.kind = object_kind(number(value)?),
+            HANDLE => object.handle = number64(value)?,
             _ => {}
         }
     }
@@ -344,8 +360,14 @@ fn object(attributes: &[u8]) -> Option<(String, Object)> {
 }
 
 fn flowtable(attributes: &[u8]) -> Option<(String, Flowtable)> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 2;
     const HOOK: u16 = 3;
+    const HANDLE: u16 = 5;
     const FLAGS: u16 = 7;
+    const HW_OFFLOAD: u32 = 1;
+    const COUNTER: u32 = 2;
+    /// NFTA_FLOWTABLE_HOOK_DEVS.
     const DEVICES: u16 = 3;
     let mut flowtable = Flowtable {
         name: String::new(),
@@ -358,13 +380,13 @@ fn flowtable(attributes: &[u8]) -> Option<(String, Flowtable)> {
     let mut table = String::new();
     for (kind, value) in Attributes(attributes) {
         match kind {
-            1 => table = text(value),
-            2 => flowtable.name = text(value),
+            TABLE => table = text(value),
+            NAME => flowtable.name = text(value),
             HOOK => (_, flowtable.priority, flowtable.devices) = hook_fields(value, DEVICES)?,
-            5 => flowtable.handle = number64(value)?,
+            HANDLE => flowtable.handle = number64(value)?,
             FLAGS => {
                 let flags = number(value)?;
-                (flowtable.offload, flowtable.counter) = (flags & 1 != 0, flags & 2 != 0);
+                (flowtable.offload, flowtable.counter) = (flags & HW_OFFLOAD != 0, flags & COUNTER != 0);
             }
             _ => {}
         }
