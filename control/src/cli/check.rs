@@ -9,6 +9,9 @@ use super::findings::{Finding, Severity};
 use crate::config::{Config, Device, PortConfig};
 
 mod kernel_device;
+mod ruleset;
+
+pub(super) use ruleset::{FlowtableReference, RuleReference};
 
 /// Capabilities by their bit (capability.h).
 const CAP_NET_ADMIN: u32 = 12;
@@ -23,6 +26,11 @@ const DPDK_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5
 pub fn machine(config: &Config) -> Vec<Finding> {
     let index_of = |name: &str| nix::net::if_::if_nametoindex(name).ok();
     Host { root: PathBuf::from("/"), index_of: &index_of, run: &output_of }.findings(config)
+}
+
+/// What of the running ruleset, and of what else the kernel does with packets, concerns connections that fly.
+pub(super) fn ruleset(config: &Config) -> Vec<Finding> {
+    ruleset::Kernel::read(config).findings(config)
 }
 
 /// What a program prints, if it is there and ends well.
@@ -57,12 +65,8 @@ impl Host<'_> {
         found.extend(self.conntrack());
         found.extend(self.forwarding());
         found.extend(self.hugepages(config));
-        found.extend(config.notices.iter().map(|notice| Finding {
-            severity: Severity::Warning,
-            check: "config",
-            what: notice.clone(),
-            why: "the setting has no effect".to_owned(),
-            fix: None,
+        found.extend(config.notices.iter().map(|notice| {
+            finding(Severity::Warning, "config", notice.clone(), "the setting has no effect", None)
         }));
         found.sort_by_key(|finding| finding.severity);
         found
@@ -242,7 +246,15 @@ impl Host<'_> {
 }
 
 fn finding(severity: Severity, check: &'static str, what: String, why: &str, fix: Option<&str>) -> Finding {
-    Finding { severity, check, what, why: why.to_owned(), fix: fix.map(str::to_owned) }
+    Finding {
+        severity,
+        check,
+        what,
+        why: why.to_owned(),
+        fix: fix.map(str::to_owned),
+        rule: None,
+        flowtable: None,
+    }
 }
 
 /// A name to give to an interface that is in the way.

@@ -164,7 +164,12 @@ fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) ->
 
 fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
     let (findings, failure) = match load(&arguments.source, socket) {
-        Ok(config) => (check::machine(&config), None),
+        Ok(config) => {
+            let mut found = check::machine(&config);
+            found.extend(check::ruleset(&config));
+            found.sort_by_key(|finding| finding.severity);
+            (found, None)
+        }
         Err(error) => (vec![Finding::config(&error)], Some(Failure::Config(error))),
     };
     let failed = findings.iter().any(|finding| finding.severity == Severity::Error);

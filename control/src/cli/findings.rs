@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::check::{FlowtableReference, RuleReference};
 use crate::config::ConfigError;
 
 /// How bad a finding is.
@@ -42,6 +43,12 @@ pub struct Finding {
     pub why: String,
     /// The command that mends it, where there is one.
     pub fix: Option<String>,
+    /// The rule that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleReference>,
+    /// The flowtable that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flowtable: Option<FlowtableReference>,
 }
 
 impl Finding {
@@ -53,6 +60,8 @@ impl Finding {
             what: error.to_string(),
             why: "the gateway doesn't start with it".to_owned(),
             fix: None,
+            rule: None,
+            flowtable: None,
         }
     }
 }

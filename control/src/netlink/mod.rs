@@ -8,6 +8,7 @@ mod error;
 pub mod link;
 pub(crate) mod message;
 pub mod neighbour;
+pub mod qdisc;
 pub(crate) mod receive;
 pub(crate) mod route;
 pub mod sysctl;
