@@ -37,6 +37,8 @@ mod registers;
 mod rule;
 mod state;
 mod walk;
+#[cfg(test)]
+mod walk_tests;
 mod words;
 mod xtables;
 

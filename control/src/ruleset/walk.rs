@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::concern::{Concern, Stage};
 use super::expression::{Expression, ObjectKind, Verdict};
-use super::field::{self, Field, IPV4, IPV6};
+use super::field::{self, Field, IPV4, IPV6, TCP};
 use super::found::{Found, Spot, Warning, What};
 use super::loads::Scene;
 use super::model::{Chain, Family, Hook, HookPoint, Ruleset, Table};
@@ -47,7 +47,7 @@ pub(super) fn walk(ruleset: &Ruleset) -> Outcome {
     walk_within(ruleset, BUDGET)
 }
 
-fn walk_within(ruleset: &Ruleset, budget: usize) -> Outcome {
+pub(super) fn walk_within(ruleset: &Ruleset, budget: usize) -> Outcome {
     let mut walk = Walk { ruleset, outcome: Outcome::default(), left: budget };
     for (index, table) in ruleset.tables.iter().enumerate().filter(|(_, table)| !table.dormant) {
         for (at, chain) in table.chains.iter().enumerate() {
@@ -201,6 +201,11 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn add(&mut self, here: &Here<'a>, spot: Spot, what: What, state: &State) {
+        // TCP flies once it is established, and not before.
+        let begun = Ranges::of([field::STATE_INVALID, field::STATE_ESTABLISHED].map(|state| (state, state)));
+        if state.get(Field::L4Proto) == Ranges::one(TCP) && state.get(Field::CtState).and(&begun).is_empty() {
+            return;
+        }
         let concern = Concern::new(state, &here.scene.stages, &self.ruleset.interfaces);
         self.outcome.found.add(spot, what, concern);
     }
