@@ -45,6 +45,12 @@ impl Scenario {
         }
     }
 
+    /// The same over IPv6.
+    pub const fn plain6(connections: u32) -> Self {
+        let flows = Flows { family: Family::V6, nat: Nat::Snat };
+        Self { name: "ipv6.snat.uniform", flows, ..Self::plain(connections) }
+    }
+
     fn traffic(&self, reply: bool) -> Traffic {
         let Self { flows, connections, draw, strangers, sizes, .. } = *self;
         Traffic { flows, reply, connections, draw, strangers, sizes }
@@ -75,7 +81,7 @@ pub fn more() -> Vec<Scenario> {
         Scenario { name: "ipv4.snat.hits99", strangers: 10, ..plain },
         Scenario { name: "ipv6.route.uniform", flows: v6(Nat::Route), connections: 65_536, ..plain },
         Scenario { name: "ipv6.route.uniform", flows: v6(Nat::Route), ..plain },
-        Scenario { name: "ipv6.snat.uniform", flows: v6(Nat::Snat), ..plain },
+        Scenario::plain6(1 << 20),
         Scenario { name: "ipv6.snat.hits99", flows: v6(Nat::Snat), strangers: 10, ..plain },
     ]
 }
@@ -254,14 +260,36 @@ impl Whole {
     }
 }
 
-/// Runs the worker alone, without AVX2, and sees to it that it carries every packet.
-pub fn hot(scenario: &Scenario, ports: &mut Ports, rounds: u32) -> Result<(), Error> {
-    let config = TableConfig { avx2: false, ..TableConfig::new(scenario.connections as usize) };
+/// Runs the worker alone, with or without AVX2, and sees to it that it carries every packet.
+pub fn hot(scenario: &Scenario, ports: &mut Ports, rounds: u32, avx2: bool) -> Result<(), Error> {
+    let config = TableConfig { avx2, ..TableConfig::new(scenario.connections as usize) };
     let mut whole = Whole::with_config(scenario, ports, 1, config)?;
     for _ in 0..rounds {
         whole.round();
     }
     whole.check(scenario)
+}
+
+/// The worker with one scenario beside the worker with another, in turns.
+pub fn compare(
+    name: &str,
+    scenario: &Scenario,
+    other: &Scenario,
+    ports: &mut Ports,
+    effort: Effort,
+) -> Result<Row, Error> {
+    let seed = dataplane::dpdk::tsc();
+    let mut ours = Whole::new(scenario, ports, seed)?;
+    let mut theirs = Whole::new(other, ports, seed ^ 1)?;
+    let outcome = interleave(&mut [&mut ours, &mut theirs], effort);
+    ours.check(scenario)?;
+    theirs.check(other)?;
+    let cost = |at: usize| outcome.costs.get(at).cloned().unwrap_or_default();
+    let mut row = Row::new(name, scenario.connections.into(), &cost(0));
+    row.set_peer(&format!("path.{} {}", other.name, other.connections), cost(1).median);
+    (row.clean, row.undisturbed) = (outcome.clean, outcome.undisturbed);
+    row.pages = format!("{:?}", ours.gateway.table.page_kind()).to_lowercase();
+    Ok(row)
 }
 
 /// Runs one scenario with its yardsticks; gives its row.

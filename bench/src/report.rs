@@ -66,13 +66,6 @@ impl Row {
         }
     }
 
-    /// This row's figure under another name, beside that of another row.
-    pub fn beside(&self, name: &str, other: &Self) -> Self {
-        let mut row = Self { name: name.to_owned(), yardsticks: BTreeMap::new(), ..self.clone() };
-        row.set_peer(&format!("{} {}", other.name, other.connections), other.cycles_per_packet.median);
-        row
-    }
-
     /// Adds the peer.
     pub fn set_peer(&mut self, peer: &str, cycles: f64) {
         self.peer = Some(peer.to_owned());

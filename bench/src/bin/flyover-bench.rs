@@ -40,6 +40,8 @@ struct Options {
 enum Command {
     /// The whole path of a packet through the real worker.
     Path(Options),
+    /// What IPv6, a larger table and misses cost beside the plain path, in turns.
+    Compare(Options),
     /// The parts of the path, each beside its peer.
     Micro(Options),
     /// New connections, from the kernel's events into the table.
@@ -61,6 +63,12 @@ enum Command {
         /// Connections in the table.
         #[arg(long, default_value_t = 1000)]
         connections: u32,
+        /// IPv6 instead of IPv4.
+        #[arg(long)]
+        ipv6: bool,
+        /// Compare tags with AVX2, as a gateway does where the processor has it.
+        #[arg(long)]
+        avx2: bool,
     },
 }
 
@@ -107,23 +115,23 @@ fn path_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
     };
     let mut rows = scenarios.iter().map(&mut run).collect::<Result<Vec<_>, _>>()?;
     if !options.quick {
-        rows.extend(comparisons(&rows));
+        rows.extend(comparisons(ports)?);
         rows.push(workers::two(&Scenario::plain(1 << 20), ports)?);
     }
     Ok(rows)
 }
 
-/// What IPv6, a larger table and misses cost beside IPv4 with a million connections and no miss.
-fn comparisons(rows: &[Row]) -> Vec<Row> {
-    let find =
-        |name: &str, connections| rows.iter().find(|row| row.name == name && row.connections == connections);
-    let Some(plain) = find("path.ipv4.snat.uniform", 1 << 20) else { return Vec::new() };
+/// What IPv6, a larger table and misses cost beside IPv4 with a million connections and no miss, in turns.
+fn comparisons(ports: &mut Ports) -> Result<Vec<Row>, Error> {
+    let plain = Scenario::plain(1 << 20);
     let others = [
-        ("compare.ipv6", find("path.ipv6.snat.uniform", 1 << 20)),
-        ("compare.16m", find("path.ipv4.snat.uniform", 1 << 24)),
-        ("compare.hits99", find("path.ipv4.snat.hits99", 1 << 20)),
+        ("compare.ipv6", Scenario::plain6(1 << 20)),
+        ("compare.16m", Scenario::plain(1 << 24)),
+        ("compare.hits99", Scenario { name: "ipv4.snat.hits99", strangers: 10, ..plain }),
     ];
-    others.into_iter().filter_map(|(name, row)| Some(row?.beside(name, plain))).collect()
+    let compare =
+        |(name, other): (&str, Scenario)| path::compare(name, &other, &plain, ports, effort(1 << 20));
+    others.into_iter().map(compare).collect()
 }
 
 fn micro_rows(options: Options) -> Result<Vec<Row>, Error> {
@@ -140,6 +148,11 @@ fn micro_rows(options: Options) -> Result<Vec<Row>, Error> {
 fn run_path(options: Options) -> Result<Report, Error> {
     let (_pages, mut ports) = prepare(options)?;
     Ok(Report::new(path_rows(&mut ports, options)?))
+}
+
+fn run_compare(options: Options) -> Result<Report, Error> {
+    let (_pages, mut ports) = prepare(options)?;
+    Ok(Report::new(comparisons(&mut ports)?))
 }
 
 fn run_micro(options: Options) -> Result<Report, Error> {
@@ -181,9 +194,9 @@ fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
     Ok(report)
 }
 
-fn run_hot(rounds: u32, connections: u32) -> Result<(), Error> {
+fn run_hot(scenario: &Scenario, rounds: u32, avx2: bool) -> Result<(), Error> {
     let (_pages, mut ports) = start(None)?;
-    path::hot(&Scenario::plain(connections), &mut ports, rounds)
+    path::hot(scenario, &mut ports, rounds, avx2)
 }
 
 fn print(text: &str) {
@@ -198,10 +211,14 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Path(options) => run_path(options).map(|report| show(report, options)),
+        Command::Compare(options) => run_compare(options).map(|report| show(report, options)),
         Command::Micro(options) => run_micro(options).map(|report| show(report, options)),
         Command::Control(options) => run_control(options).map(|report| show(report, options)),
         Command::All { results, options } => run_all(options, &results).map(|report| show(report, options)),
-        Command::Hot { rounds, connections } => run_hot(rounds, connections),
+        Command::Hot { rounds, connections, ipv6, avx2 } => {
+            let scenario = if ipv6 { Scenario::plain6(connections) } else { Scenario::plain(connections) };
+            run_hot(&scenario, rounds, avx2)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
