@@ -1,5 +1,6 @@
 //! A bounded array of packets: what a queue gives and takes at once.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
@@ -54,18 +55,18 @@ impl Burst {
     }
 
     /// Goes through the packets in order. What `keep` gives back stays, in order, and moves up to the place that it is
-    /// told; the rest it has taken.
+    /// told; the rest it has taken. Of those that follow it may take as many as it likes at once.
     #[inline(always)]
-    pub fn sift(&mut self, mut keep: impl FnMut(usize, Mbuf) -> Option<Mbuf>) {
+    pub fn sift(&mut self, mut keep: impl FnMut(usize, Mbuf, &mut Following<'_>) -> Option<Mbuf>) {
         let (len, array) = (self.packets.len(), self.packets.as_mut_ptr());
-        let mut kept = 0;
+        let (mut following, mut kept) = (Following { array, at: 0, len, burst: PhantomData }, 0);
         // SAFETY: the array holds `len` packets. Each is moved out once, and perhaps in again at a place that was moved
-        // out of before. The array counts as empty meanwhile: should `keep` panic, packets are lost, but none is freed
-        // twice.
+        // out of before: no more are kept than calls were made, and each call takes one or more. The array counts as
+        // empty meanwhile: should `keep` panic, packets are lost, but none is freed twice.
         unsafe {
             self.packets.set_len(0);
-            for at in 0..len {
-                if let Some(packet) = keep(kept, array.add(at).read()) {
+            while let Some(packet) = following.take() {
+                if let Some(packet) = keep(kept, packet, &mut following) {
                     array.add(kept).write(packet);
                     kept += 1;
                 }
@@ -142,6 +143,30 @@ impl Burst {
             self.packets.set_len(len + n);
         }
         true
+    }
+}
+
+/// The packets of a burst that is [sifted](Burst::sift) which have not been looked at yet.
+#[derive(Debug)]
+pub struct Following<'a> {
+    array: *const Mbuf,
+    at: usize,
+    len: usize,
+    burst: PhantomData<&'a mut Burst>,
+}
+
+impl Following<'_> {
+    /// Takes the next one.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Mbuf> {
+        if self.at == self.len {
+            return None;
+        }
+        // SAFETY: `sift` alone makes one of these, for an array of `len` packets that counts as empty; each place is
+        // read once, and written only after that.
+        let packet = unsafe { self.array.add(self.at).read() };
+        self.at += 1;
+        Some(packet)
     }
 }
 

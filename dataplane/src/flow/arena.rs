@@ -245,6 +245,7 @@ impl<L: Line> Arena<L> {
                 lookup.first[position] = index as u32;
             }
         }
+        lookup.away_len = 0;
     }
 
     /// The first candidate was a stranger, or there was none: the whole search.

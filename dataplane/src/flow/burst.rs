@@ -131,7 +131,8 @@ unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], loo
 #[inline(always)]
 unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
     let (entries, groups) = (arena.entries.as_ptr(), arena.groups());
-    let (from, until) = (lookup.matched, until.min(lookup.len).min(MAX_BURST));
+    let from = lookup.matched;
+    let until = until.min(lookup.len).min(MAX_BURST).max(from);
     lookup.matched = until;
     for position in from..until {
         let probe = Probe::new(lookup.hashes[position], groups);

@@ -32,6 +32,10 @@ const RELAXED: Ordering = Ordering::Relaxed;
 pub(crate) trait Line: Zeroed + fmt::Debug + 'static {
     type Key: Copy + Default + Eq + fmt::Debug;
 
+    /// As many keys go through a stage of the lookup at once: few calls and many lines under way at a time, but no
+    /// more than the processor has places for (some two dozen), as it does nothing else while it lacks one.
+    const PART: usize;
+
     /// Where this family's entries are.
     fn arena(table: &FlowTable) -> &Arena<Self>;
 

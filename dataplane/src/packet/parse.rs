@@ -166,6 +166,7 @@ pub fn parse_plain4(frame: &[u8], port: u16) -> Option<(Key4, Outline)> {
 /// The same for IPv6.
 #[inline(always)]
 pub fn parse_plain6(frame: &[u8], port: u16) -> Option<(Key6, Outline)> {
+    frame.first_chunk::<{ ETHER_LEN + IPV6_LEN + wire::UDP_LEN }>()?;
     let (ethernet, packet) = frame.split_first_chunk::<ETHER_LEN>()?;
     if ne16(ethernet, 12)? != ETHER_IPV6.to_be() {
         return None;
@@ -249,7 +250,9 @@ fn ipv6(packet: &[u8]) -> Option<Inner<Key6>> {
         return None;
     }
     let (src, dst) = ([ne64(head, 8)?, ne64(head, 16)?], [ne64(head, 24)?, ne64(head, 32)?]);
-    if !is_forwarded6(src) || !is_forwarded6(dst) {
+    if !(FORWARDED6[usize::from(head[8])] & FORWARDED6[usize::from(head[24])])
+        && !(is_forwarded6(src) && is_forwarded6(dst))
+    {
         return None;
     }
     let proto = head[6];
@@ -267,6 +270,15 @@ const FORWARDED4: [bool; 256] = {
         forwarded[first] = !matches!(first, 0 | 127 | 224..);
         first += 1;
     }
+    forwarded
+};
+
+/// By first octet, whether that alone says that an IPv6 address is one that routers forward from and to.
+const FORWARDED6: [bool; 256] = {
+    let mut forwarded = [true; 256];
+    forwarded[0x00] = false;
+    forwarded[0xfe] = false;
+    forwarded[0xff] = false;
     forwarded
 };
 

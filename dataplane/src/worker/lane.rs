@@ -1,7 +1,8 @@
 //! Lanes: the packets of a burst that could fly, by family, looked up together.
 //!
-//! A burst is taken in parts. While one part is parsed, the tags of the one before are on their way from memory,
-//! and when these are compared, its entries: what one packet waits for is hidden behind the work on others.
+//! A burst is taken in parts. While the later ones are parsed, the tags of the earlier ones are on their way from
+//! memory, and when these are compared, their entries; the entries of the later ones come while the earlier ones are
+//! decided. So the memory is asked evenly, and what one packet waits for is hidden behind the work on others.
 //! Plain IPv4 packets stay in the burst that they came in with; of each packet no more is kept than its key and
 //! its outline, since all else can be read again where it matters.
 
@@ -10,14 +11,15 @@ use super::decide::{self, Verdict};
 use super::egress::{self, Flown};
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
-use crate::dpdk::{Burst, Mbuf};
+use crate::dpdk::{Burst, Following, Mbuf};
 use crate::flow::{FlowTable, Key, Line, Line4, Line6, Lookup, Slot};
-use crate::packet::{DropReason, Headers, Outline, PuntReason, parse_other, parse_plain4, parse_plain6};
+use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
-/// Packets of a part: enough for the memory to be busy, few enough for their lines to be there before they are
-/// used and not gone again after.
-const PART: usize = 16;
+/// So many packets behind the last one parsed is the last one whose entry is asked for: its tags are there by then.
+const BEHIND: usize = 32;
+/// So many packets ahead of the one decided on is the last one whose entry is asked for.
+const AHEAD: usize = BURST - BEHIND;
 
 /// One burst's packets that could fly.
 #[derive(Debug)]
@@ -107,14 +109,14 @@ impl Lanes {
         for mbuf in packets.iter() {
             mbuf.prefetch_data();
         }
-        packets.sift(|at, mbuf| match parse_plain4(mbuf.data(), port) {
+        packets.sift(|at, mbuf, following| match parse_plain4(mbuf.data(), port) {
             Some((key, outline)) if mbuf.segments() == 1 => {
                 known.put(at, key, &outline, &carrier.link.table);
                 Some(mbuf)
             }
             _ => {
-                behind[v6.packets.len() % BURST] = at as u8;
-                sort_other(mbuf, port, at, known, v6, carrier)
+                let other = sort_plain6(mbuf, port, (at, behind), v6, following, &carrier.link.table)?;
+                sort_other(other, port, (at, behind), known, v6, carrier)
             }
         });
         known.complete(packets.len(), &carrier.link.table);
@@ -122,12 +124,32 @@ impl Lanes {
     }
 }
 
-/// A packet that is not plain IPv4: stays in the IPv4 lane, at this place, if it is IPv4 nevertheless and could fly.
+/// A packet that is not plain IPv4, and those that follow it: plain IPv6 goes to its lane. Gives the first that is neither.
+#[inline(never)]
+fn sort_plain6(
+    mut mbuf: Mbuf,
+    port: u16,
+    (at, behind): (usize, &mut [u8; BURST]),
+    v6: &mut Lane<Line6>,
+    following: &mut Following<'_>,
+    table: &FlowTable,
+) -> Option<Mbuf> {
+    while mbuf.segments() == 1
+        && let Some((key, outline)) = parse_plain6(mbuf.data(), port)
+    {
+        behind[v6.packets.len() % BURST] = at as u8;
+        v6.push(mbuf, key, &outline, table);
+        mbuf = following.take()?;
+    }
+    Some(mbuf)
+}
+
+/// Any other packet: stays in the IPv4 lane, at this place, if it is IPv4 and could fly.
 #[inline(never)]
 fn sort_other(
     mbuf: Mbuf,
     port: u16,
-    at: usize,
+    (at, behind): (usize, &mut [u8; BURST]),
     v4: &mut Known<Line4>,
     v6: &mut Lane<Line6>,
     carrier: &mut Carrier,
@@ -137,16 +159,15 @@ fn sort_other(
         carrier.refuse(port.into(), mbuf, None);
         return None;
     }
-    if let Some((key, outline)) = parse_plain6(mbuf.data(), port) {
-        v6.push(mbuf, key, &outline, &carrier.link.table);
-        return None;
-    }
-    match parse_other(mbuf.data(), port) {
+    match parse(mbuf.data(), port) {
         Ok(Headers { key: Key::V4(key), outline }) => {
             v4.put(at, key, &outline, &carrier.link.table);
             return Some(mbuf);
         }
-        Ok(Headers { key: Key::V6(key), outline }) => v6.push(mbuf, key, &outline, &carrier.link.table),
+        Ok(Headers { key: Key::V6(key), outline }) => {
+            behind[v6.packets.len() % BURST] = at as u8;
+            v6.push(mbuf, key, &outline, &carrier.link.table);
+        }
         Err(refusal) => carrier.refuse(port.into(), mbuf, Some(refusal)),
     }
     None
@@ -159,27 +180,25 @@ impl<L: Line> Known<L> {
         let at = at % BURST;
         self.keys[at] = key;
         self.outlines[at] = *outline;
-        if at % PART == PART - 1 {
+        if at % L::PART == L::PART - 1 {
             self.look_up(at + 1, table);
         }
     }
 
-    /// Begins the lookup of those of the first `len` packets that are new, and has those before them find their
+    /// Begins the lookup of those of the first `len` packets that are new, and has those well before them find their
     /// candidates.
     #[inline(never)]
     fn look_up(&mut self, len: usize, table: &FlowTable) {
         let (arena, before) = (L::arena(table), self.lookup.len);
-        let new = self.keys.get(before..len).unwrap_or_default();
-        arena.prepare(new, &mut self.lookup);
-        arena.find_candidates(&mut self.lookup, before);
+        arena.prepare(self.keys.get(before..len).unwrap_or_default(), &mut self.lookup);
+        arena.find_candidates(&mut self.lookup, len.saturating_sub(BEHIND));
     }
 
-    /// The packets are all there: goes on with their lookups until their entries are on their way.
+    /// The packets are all there.
     fn complete(&mut self, len: usize, table: &FlowTable) {
         if len > self.lookup.len {
             self.look_up(len, table);
         }
-        L::arena(table).find_candidates(&mut self.lookup, len);
     }
 
     pub(super) fn headers(&self, at: usize) -> Headers {
@@ -236,11 +255,15 @@ impl<L: Line> Lane<L> {
     pub(super) fn prepare(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
         let Self { packets, known, fates } = self;
         let (arena, mut flown) = (L::arena(&link.table), Flown::default());
-        arena.gather(&mut known.lookup);
         (fates.together, fates.mixed) = (NO_PORT, false);
         let mut nobody_waits = held.is_empty();
+        arena.find_candidates(&mut known.lookup, AHEAD);
         for (at, mbuf) in packets.iter_mut().enumerate() {
             let at = at % BURST;
+            if at % L::PART == 0 {
+                arena.gather(&mut known.lookup);
+                arena.find_candidates(&mut known.lookup, at + L::PART + AHEAD);
+            }
             let outline = &known.outlines[at];
             let Some((index, entry)) = arena.confirm_at(at, &known.keys[at], &known.lookup) else {
                 fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));

@@ -70,6 +70,8 @@ impl Line4 {
 impl Line for Line4 {
     type Key = Key4;
 
+    const PART: usize = 16;
+
     #[inline(always)]
     fn arena(table: &FlowTable) -> &Arena<Self> {
         &table.v4

@@ -54,6 +54,8 @@ impl Line6 {
 impl Line for Line6 {
     type Key = Key6;
 
+    const PART: usize = 8;
+
     #[inline(always)]
     fn arena(table: &FlowTable) -> &Arena<Self> {
         &table.v6

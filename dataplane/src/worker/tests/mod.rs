@@ -2,8 +2,11 @@
 
 mod decide;
 mod hold;
+mod lanes;
 mod order;
 mod rounds;
+
+use std::net::IpAddr;
 
 use crate::clock::Clock;
 use crate::dpdk::testing::{Bench, receive, send};
@@ -25,6 +28,31 @@ const HEADER: [[u8; 14]; 2] =
     [[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0], [2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1, 8, 0]];
 const CONTROL_RING: usize = 512;
 const TRANSIT_RING: usize = 2048;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Version {
+    V4,
+    V6,
+}
+
+impl Version {
+    /// Of the client, the server, and the gateway towards the server.
+    fn addresses(self) -> [IpAddr; 3] {
+        match self {
+            Self::V4 => [[10, 0, 0, 2], [192, 0, 2, 9], [192, 0, 2, 1]].map(IpAddr::from),
+            Self::V6 => [[0xfd00, 2], [0x2001, 9], [0x2001, 1]]
+                .map(|[first, last]| IpAddr::from([first, 0xdb8, 0, 0, 0, 0, 0, last])),
+        }
+    }
+
+    const fn ether_type(self) -> [u8; 2] {
+        match self {
+            Self::V4 => [8, 0],
+            Self::V6 => [0x86, 0xdd],
+        }
+    }
+}
 
 /// A client behind port 0 is masqueraded towards a server behind port 1.
 struct Connection {
@@ -77,9 +105,13 @@ impl Rig {
     }
 
     fn with_rings(control: usize, transit: usize) -> Self {
+        Self::with_room(64, control, transit)
+    }
+
+    fn with_room(connections: usize, control: usize, transit: usize) -> Self {
         let bench = Bench::new();
         let placement = Placement { huge_pages: false, numa_node: None };
-        let config = TableConfig { placement, ..TableConfig::new(64) };
+        let config = TableConfig { placement, ipv6_share: 100, ..TableConfig::new(connections) };
         let (table, writer) = FlowTable::create(config).expect("memory");
         let (adjacency_table, adjacencies) =
             AdjacencyTable::create(8, table.qsbr(), placement).expect("memory");
@@ -106,22 +138,22 @@ impl Rig {
 
     /// Makes a connection whose directions are set up, in this state.
     fn connect(&mut self, proto: u8, state: EntryState) -> Connection {
+        self.connect_over(Version::V4, proto, state)
+    }
+
+    /// The same over either family.
+    fn connect_over(&mut self, version: Version, proto: u8, state: EntryState) -> Connection {
         let client = 4000 + self.connections;
         self.connections += 1;
-        let orig = FiveTuple {
-            proto,
-            src: [10, 0, 0, 2].into(),
-            dst: [192, 0, 2, 9].into(),
-            sport: client,
-            dport: 80,
-        };
-        let reply = FiveTuple { src: orig.dst, dst: [192, 0, 2, 1].into(), sport: 80, dport: client, ..orig };
+        let [src, dst, public] = version.addresses();
+        let orig = FiveTuple { proto, src, dst, sport: client, dport: 80 };
+        let reply = FiveTuple { src: dst, dst: public, sport: 80, dport: client, ..orig };
         let [key, back] = [orig, reply].map(|tuple| Key::from_tuple(&tuple).expect("one family"));
         let flows = self.writer.insert_pair(&key, &back, 0).expect("room");
         for (port, flow) in flows.into_iter().enumerate() {
             let context =
                 self.contexts.acquire(&Ingress::untagged(port as u16, GATEWAY[port])).expect("room");
-            let header = HEADER[1 - port].into_iter().collect();
+            let header = HEADER[1 - port][..12].iter().copied().chain(version.ether_type()).collect();
             let egress = Egress { port: 1 - port as u16, header, mtu: 1500, pppoe_length: None, dscp: None };
             let adjacency = self.adjacencies.acquire(&egress).expect("room");
             self.writer.set_forwarding(flow.slot, context, adjacency, 0);
