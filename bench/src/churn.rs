@@ -1,5 +1,5 @@
-//! What a worker feels of control's work: connections put in, demoted and taken out on another CPU while it carries
-//! packets of others in the same table.
+//! What a worker feels of control's work: connections put in, demoted, taken out and kept alive on another CPU while it
+//! carries packets of others in the same table.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use crate::gateway::{Gateway, Ports};
 use crate::machine::{self, dependent_add};
 use crate::measure::{CLEAN, Cost, median};
 use crate::path::Scenario;
+use crate::refresh::Refresher;
 use crate::report::Row;
 
 /// Connections that the worker carries packets of.
@@ -85,6 +86,10 @@ enum Work {
     Insert,
     Demote,
     Remove,
+}
+
+impl Work {
+    const COUNT: usize = 3;
 }
 
 /// Samples of one kind of work, one a slice.
@@ -170,13 +175,43 @@ fn all(
     Ok(())
 }
 
+/// Keeps all connections' entries in the kernel alive, once; about a slice a sample.
+fn refresh(
+    gateway: &mut Gateway,
+    connections: u32,
+    watch: &Watch<'_>,
+    samples: &mut Samples,
+) -> Result<(), Error> {
+    let mut refresher = Refresher::new(gateway, RESIDENT, connections)?;
+    let first = refresher.refreshes();
+    while refresher.refreshes() < first + u64::from(connections) {
+        let before = refresher.refreshes();
+        let (worked, gap) = watch.watched(|| {
+            let (start, mut call) = (tsc(), 0);
+            while refresher.refreshes() < before + u64::from(SLICE) {
+                let before = tsc();
+                refresher.tick(gateway)?;
+                call = call.max(tsc() - before);
+            }
+            Ok::<_, Error>((tsc() - start, call))
+        });
+        let (cycles, call) = worked?;
+        if let Some(gap) = gap {
+            samples.costs.push(cycles as f64 / (refresher.refreshes() - before) as f64);
+            samples.calls.push(call as f64);
+            samples.gaps.push(gap);
+        }
+    }
+    Ok(())
+}
+
 fn cost(values: &mut [f64]) -> Cost {
     let median = median(values);
     Cost { median, min: values.first().copied().unwrap_or(0.0), max: values.last().copied().unwrap_or(0.0) }
 }
 
-/// `control.insert`, `control.demote`, `control.remove`: cycles a connection, with the writer's longest call; and
-/// `control.worker_gap`: the worker's longest gap meanwhile, in cycles, beside that with an idle control thread. A sample is
+/// `control.insert`, `control.demote`, `control.remove`, `control.refresh`: cycles a connection, with the longest call (of
+/// a refresh: a tick of the timers, which sees to some 50 connections); and `control.worker_gap`: the worker's longest gap meanwhile, in cycles, beside that with an idle control thread. A sample is
 /// 1,024 connections, or a millisecond; those in which the kernel preempted either thread do not count.
 pub fn run(connections: u32, ports: &mut Ports, cpu: usize) -> Result<Vec<Row>, Error> {
     let scenario = Scenario::plain(RESIDENT);
@@ -185,7 +220,7 @@ pub fn run(connections: u32, ports: &mut Ports, cpu: usize) -> Result<Vec<Row>, 
     let (mut worker, counters) = gateway.worker(scenario.queues(ports, tsc())?)?;
     let (longest, stop) = (Longest::default(), AtomicBool::new(false));
     let mut flows = Vec::with_capacity(connections as usize);
-    let mut samples: [Samples; 3] = Default::default();
+    let mut samples: [Samples; 4] = Default::default();
     let (mut idle, mut adds) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
         let (tell, told) = channel();
@@ -204,7 +239,10 @@ pub fn run(connections: u32, ports: &mut Ports, cpu: usize) -> Result<Vec<Row>, 
                     .filter_map(|_| watch.watched(|| std::thread::sleep(Duration::from_millis(1))).1);
                 idle.extend(gaps);
             }
-            Ok(())
+            // The places of what was taken out are free again.
+            while gateway.writer.reclaim() > 0 {}
+            adds.push(dependent_add());
+            refresh(&mut gateway, connections, &watch, &mut samples[Work::COUNT])
         };
         let worked = work();
         stop.store(true, Ordering::Relaxed);
@@ -224,9 +262,8 @@ pub fn run(connections: u32, ports: &mut Ports, cpu: usize) -> Result<Vec<Row>, 
     };
     let mut rows = Vec::new();
     let mut gaps = Vec::new();
-    for (name, samples) in
-        ["control.insert", "control.demote", "control.remove"].into_iter().zip(&mut samples)
-    {
+    let names = ["control.insert", "control.demote", "control.remove", "control.refresh"];
+    for (name, samples) in names.into_iter().zip(&mut samples) {
         let mut row = Row::new(name, connections.into(), &cost(&mut samples.costs));
         longest_of(&mut row, "call", &mut samples.calls);
         gaps.append(&mut samples.gaps);

@@ -1,5 +1,6 @@
 //! Why a benchmark can't run.
 
+use control::netlink::NetlinkError;
 use dataplane::dpdk::{EalError, MempoolError, PortError, RegisterError};
 use dataplane::flow::{AdjacencyError, InsertError, TableError, TooManyContexts, TooManyReaders};
 
@@ -33,6 +34,9 @@ pub enum Error {
     /// No ingress context left.
     #[error(transparent)]
     Context(#[from] TooManyContexts),
+    /// No message to the kernel can be made.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// The peer refuses.
     #[error("rte_hash: {0}")]
     Peer(&'static str),

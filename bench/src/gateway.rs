@@ -9,7 +9,7 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use dataplane::flow::{
     AdjacencyId, AdjacencyTable, AdjacencyWriter, ContextTable, ContextWriter, Egress, EntryState, EntryView,
-    FlowRef, FlowTable, Placement, TableConfig, TableWriter, WorkerCounters,
+    FlowRef, FlowTable, Placement, Slot, TableConfig, TableWriter, WorkerCounters,
 };
 use dataplane::packet::Ingress;
 use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
@@ -134,17 +134,29 @@ impl Gateway {
         Ok(gateway)
     }
 
+    /// Its connections' numbering.
+    pub const fn flows(&self) -> Flows {
+        self.flows
+    }
+
     /// Puts a connection in, both directions in state software.
     pub fn admit(&mut self, number: u32) -> Result<[FlowRef; 2], Error> {
-        let Self { table, writer, flows, hops: Hops { contexts, outside, inside }, .. } = self;
+        let Self { writer, flows, .. } = self;
         let pair = writer.insert_pair(&flows.key(number, false), &flows.key(number, true), number)?;
-        let back = inside.get((number % NEIGHBOURS) as usize).copied().unwrap_or(*outside);
-        for (flow, (context, adjacency)) in pair.into_iter().zip(contexts.iter().zip([*outside, back])) {
-            writer.set_forwarding(flow.slot, *context, adjacency, 0);
-            writer.set_proved_length(flow.slot, 1500);
-            table.entry(flow.slot).set_state(EntryState::Software);
+        for (flow, reply) in pair.into_iter().zip([false, true]) {
+            self.set_forwarding(flow.slot, number, reply);
+            self.writer.set_proved_length(flow.slot, 1500);
+            self.table.entry(flow.slot).set_state(EntryState::Software);
         }
         Ok(pair)
+    }
+
+    /// Says where packets of a direction come in and leave.
+    pub fn set_forwarding(&mut self, slot: Slot, number: u32, reply: bool) {
+        let Hops { contexts, outside, inside } = &self.hops;
+        let back = inside.get((number % NEIGHBOURS) as usize).copied().unwrap_or(*outside);
+        let adjacency = if reply { back } else { *outside };
+        self.writer.set_forwarding(slot, contexts[usize::from(reply)], adjacency, 0);
     }
 
     /// A worker on these queues, and what it counts.

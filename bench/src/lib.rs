@@ -13,6 +13,7 @@ pub mod path;
 #[allow(unsafe_code, reason = "calls DPDK, the peer that Flyover is compared with")]
 pub mod peer;
 pub mod plot;
+pub mod refresh;
 pub mod report;
 #[allow(unsafe_code, reason = "fills the packets that a DPDK driver hands to its callback")]
 pub mod source;

@@ -130,8 +130,17 @@ impl Writer {
         Self { buffer: Vec::with_capacity(capacity) }
     }
 
+    /// Writes behind what is there.
+    pub(crate) fn appending(buffer: Vec<u8>) -> Self {
+        Self { buffer }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.buffer
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -91,6 +91,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// Appends the request to `bytes`, as [`RequestSocket`](super::RequestSocket) does to a batch.
+    ///
+    /// # Errors
+    /// When it names what is no 5-tuple of TCP or UDP.
+    pub fn encode(&self, sequence: u32, bytes: &mut Vec<u8>) -> Result<(), NetlinkError> {
+        let mut writer = Writer::appending(std::mem::take(bytes));
+        let written = self.write(&mut writer, sequence);
+        *bytes = writer.into_bytes();
+        written
+    }
+
     /// Appends the request. Nothing asks for an acknowledgement: errors are always sent.
     pub(crate) fn write(&self, writer: &mut Writer, sequence: u32) -> Result<(), NetlinkError> {
         match self {
