@@ -468,7 +468,8 @@ fn json_keys_are_stable() {
     let expected = "conntrack conntrack.events conntrack.overruns conntrack.refreshes conntrack.resyncs \
         dropped_by_reason epoch flows flows.candidate flows.capacity flows.closing flows.hardware flows.probing \
         flows.software hardware hugepages notices packets packets.dropped packets.fast packets.from_kernel \
-        packets.hardware packets.punted policy ports punted_by_reason ready revalidation revalidation.last_missed_s revalidation.missed uptime_s version workers \
+        packets.hardware packets.punted policy ports punted_by_reason ready revalidation \
+        revalidation.last_missed_s revalidation.missed ruleset ruleset.keeps ruleset.warns uptime_s version workers \
         workers.busy_percent workers.core workers.packets workers.sleeping_percent";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let port = serde_json::to_value(PortStatus::default()).expect("JSON");

@@ -37,12 +37,23 @@ pub struct Status {
     pub conntrack: ConntrackCounts,
     /// How flows proved themselves again after changes.
     pub revalidation: RevalidationCounts,
+    /// What of the ruleset packets past the kernel do not meet.
+    pub ruleset: RulesetInfo,
     /// Workers, in the order of the configuration.
     pub workers: Vec<WorkerStatus>,
     /// Ports, in the order of the configuration.
     pub ports: Vec<PortStatus>,
     /// What an operator should know of, a sentence each.
     pub notices: Vec<String>,
+}
+
+/// What of the ruleset packets past the kernel do not meet, by the names that `flyover check` has for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesetInfo {
+    /// Must see each packet, and keeps its connections in the kernel.
+    pub keeps: Vec<String>,
+    /// Sees fewer packets, and that is all.
+    pub warns: Vec<String>,
 }
 
 /// How flows proved themselves again after changes of the kernel's state.

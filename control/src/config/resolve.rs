@@ -87,9 +87,6 @@ fn notices(config: &Config) -> Vec<String> {
     if let Some(listen) = config.metrics.listen {
         notices.push(format!("metrics.listen = \"{listen}\": this version serves no metrics yet"));
     }
-    if !config.policy.accept_loss.is_empty() {
-        notices.push("policy.accept_loss: this version does not look into the ruleset yet".to_owned());
-    }
     notices
 }
 

@@ -71,7 +71,7 @@ listen = "127.0.0.1:9477"
     assert_eq!(config.policy.accelerate, Accelerate::Marked);
     assert_eq!(config.policy.accept_loss, [Construct::Limit, Construct::Quota]);
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
-    assert_eq!(config.notices.len(), 2, "{:?}", config.notices);
+    assert_eq!(config.notices.len(), 1, "{:?}", config.notices);
 }
 
 #[test]

@@ -199,6 +199,10 @@ impl Gateway {
             if self.kept.is_due(now) {
                 self.keep_neighbours(now);
             }
+            if self.state.rules.is_due(now) && self.state.read_rules() {
+                // What it keeps now, and what it no longer does, shows in a dump.
+                self.dump()?;
+            }
             self.act()?;
             self.settling.advance();
             self.state.plane.reclaim();
@@ -439,6 +443,7 @@ impl Gateway {
         self.state.config.policy = config.policy;
         self.state.config.flows.revalidate_within = config.flows.revalidate_within;
         self.state.config.flows.reprove_every = config.flows.reprove_every;
+        self.state.read_rules();
         // What the new policy selects, and what it no longer does, shows in a dump.
         if let Err(error) = self.dump() {
             tracing::error!(%error, "SIGHUP: conntrack could not be read again");

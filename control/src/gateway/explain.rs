@@ -9,6 +9,7 @@ use super::state::State;
 use crate::api::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, TupleInfo, Whereabouts};
 use crate::netlink::NetlinkError;
 use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket, Zones};
+use crate::ruleset;
 use crate::tracker::{DirectionView, Refusal, Why};
 
 impl State {
@@ -41,6 +42,7 @@ impl State {
                 ),
             ),
             Ok(Some(entry)) => match self.tracker.refusal(&entry) {
+                Some(Refusal::Ruleset) => return self.kept_by_ruleset(&entry, conntrack),
                 Some(refusal) => (Whereabouts::Kernel, refusal.text().to_owned(), refusal.advice()),
                 None => (
                     Whereabouts::Kernel,
@@ -55,6 +57,17 @@ impl State {
         };
         let advice = advice.map(str::to_owned).into_iter().collect();
         Explanation { known, why, advice, conntrack, ..Explanation::default() }
+    }
+
+    /// The ruleset has something that must see each packet.
+    fn kept_by_ruleset(&self, entry: &ConntrackEntry, conntrack: Option<ConntrackInfo>) -> Explanation {
+        let finding = self.rules.judgement().keeps(&ruleset::ConnectionView::of(entry));
+        let why = finding.map_or_else(
+            || Refusal::Ruleset.text().to_owned(),
+            |finding| format!("{} in {}: {}", finding.what.name(), finding.location, finding.differs()),
+        );
+        let advice = finding.map(ruleset::Finding::remedy).into_iter().collect();
+        Explanation { known: Whereabouts::Kernel, why, advice, conntrack, ..Explanation::default() }
     }
 
     /// What of a direction went to the kernel for its own sake.
@@ -213,6 +226,7 @@ impl Words for Refusal {
             Self::SequenceAdjusted => "the kernel adjusts its sequence numbers",
             Self::NatClash => "its NAT clashes with another connection's",
             Self::NotMarked => "its conntrack mark does not select it (policy.accelerate = \"marked\")",
+            Self::Ruleset => "a rule must see each of its packets",
             Self::Zones => "its directions lie in different conntrack zones",
             Self::Local => "it begins or ends on this host",
         }
@@ -229,6 +243,7 @@ impl Words for Refusal {
             | Self::NotEstablished
             | Self::SequenceAdjusted
             | Self::NatClash
+            | Self::Ruleset
             | Self::Zones
             | Self::Local => None,
         }

@@ -7,6 +7,7 @@ mod kept;
 mod plane;
 mod ports;
 mod report;
+mod rules;
 mod service;
 mod settle;
 mod shortfall;

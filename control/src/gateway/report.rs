@@ -4,11 +4,12 @@ use dataplane::flow::{Counter, FiveTuple, Snapshot};
 use dataplane::packet::DropReason;
 
 use super::ports::GatewayPort;
+use super::rules;
 use super::state::{State, WorkerView};
 use crate::api::{
     ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
-    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, Stats, Status,
-    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, Stats,
+    Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
@@ -52,6 +53,10 @@ impl Handler for State {
             },
             workers: self.workers.iter().map(|worker| self.worker_status(worker)).collect(),
             ports: self.ports(),
+            ruleset: RulesetInfo {
+                keeps: rules::names(self.rules.judgement(), true),
+                warns: rules::names(self.rules.judgement(), false),
+            },
             notices: self.notices(),
         }
     }
@@ -103,7 +108,13 @@ impl State {
     fn notices(&self) -> Vec<String> {
         let now = self.clock.millis();
         let within = self.config.flows.revalidate_within;
-        self.config.notices.iter().cloned().chain(self.shortfall.notice(now, within)).collect()
+        self.config
+            .notices
+            .iter()
+            .cloned()
+            .chain(self.rules.notices())
+            .chain(self.shortfall.notice(now, within))
+            .collect()
     }
 
     /// What the kernel was given, by reason: what workers handed on and the twins took.

@@ -160,6 +160,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         neighbours: HashMap::new(),
         fixed: HashSet::new(),
         shortfall: Shortfall::default(),
+        rules: super::rules::Rules::default(),
         conntrack: ConntrackTotals::default(),
         ready: false,
     };

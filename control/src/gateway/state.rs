@@ -13,6 +13,7 @@ use dataplane::worker::{Activity, PortFlags};
 use super::kept::Place;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
+use super::rules::Rules;
 use super::shortfall::Shortfall;
 use crate::config::{Accelerate, Config};
 use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
@@ -59,6 +60,7 @@ pub(super) struct State {
     pub(super) fixed: HashSet<Place>,
     pub(super) conntrack: ConntrackTotals,
     pub(super) shortfall: Shortfall,
+    pub(super) rules: Rules,
     pub(super) ready: bool,
 }
 
@@ -71,8 +73,16 @@ pub(super) struct ConntrackTotals {
 }
 
 impl State {
+    /// Reads the ruleset; `true`: it keeps other connections in the kernel than it did.
+    pub(super) fn read_rules(&mut self) -> bool {
+        let other = self.rules.read(self.clock.millis(), &self.config.policy.accept_loss);
+        self.tracker.set_judgement(Arc::clone(self.rules.judgement()));
+        other
+    }
+
     /// Takes in what is there when following begins.
     pub(super) fn begin(&mut self, initial: &InitialState) {
+        self.read_rules();
         self.addresses = initial.addresses.iter().map(|a| (a.ifindex, a.address)).collect();
         self.set_local_addresses();
         let neighbours = initial.neighbours.iter();
@@ -103,8 +113,17 @@ impl State {
                 self.set_local_addresses();
                 Some(Changed::Anything)
             }
-            Change::Ruleset { .. } => Some(Changed::Ruleset),
-            _ => Some(Changed::Anything),
+            Change::Ruleset { .. } => {
+                self.rules.changed(now);
+                Some(Changed::Ruleset)
+            }
+            change => {
+                // Lost events may have told of the ruleset.
+                if matches!(change, Change::Overrun) {
+                    self.rules.changed(now);
+                }
+                Some(Changed::Anything)
+            }
         };
         if let Some(what) = what {
             tracing::debug!(?change, "the kernel has changed");

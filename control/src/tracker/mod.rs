@@ -27,6 +27,7 @@ mod view;
 mod wheel;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use dataplane::flow::{EntryState, FiveTuple, FlowRef, InsertError, Key};
 use dataplane::punt::Observation;
@@ -42,6 +43,7 @@ pub use view::{ConnectionView, Counts, DirectionView};
 use wheel::Wheel;
 
 use crate::netlink::conntrack::{ConntrackEntry, Status, TcpState, Zones};
+use crate::ruleset::{self, Judgement};
 
 /// Milliseconds since the process started.
 pub type Millis = u64;
@@ -166,6 +168,8 @@ pub struct TrackerStats {
 pub struct Tracker {
     timing: Timing,
     policy: Policy,
+    /// What the ruleset says of which connections it must see.
+    judgement: Arc<Judgement>,
     connections: Connections,
     wheel: Wheel,
     actions: Vec<Action>,
@@ -198,6 +202,7 @@ impl Tracker {
         Self {
             timing,
             policy,
+            judgement: Arc::default(),
             connections: Connections::default(),
             wheel: Wheel::new(),
             actions: Vec::new(),
@@ -238,6 +243,21 @@ impl Tracker {
     pub fn set_policy(&mut self, policy: Policy, timing: Timing) {
         self.policy = policy;
         self.timing = timing;
+    }
+
+    /// Replaces what is known of the ruleset. What it keeps in the kernel shows with the entries of the next dump.
+    pub fn set_judgement(&mut self, judgement: Arc<Judgement>) {
+        self.judgement = judgement;
+    }
+
+    /// Why an entry is not carried. `tcp_state` is the state to assume for TCP.
+    fn refused(&self, entry: &ConntrackEntry, tcp_state: Option<TcpState>) -> Option<Refusal> {
+        let kept = || {
+            let keeps = self.judgement.keeps_any()
+                && self.judgement.keeps(&ruleset::ConnectionView::of(entry)).is_some();
+            keeps.then_some(Refusal::Ruleset)
+        };
+        self.policy.refusal(entry, tcp_state).or_else(kept)
     }
 
     /// The current epoch.
@@ -309,7 +329,7 @@ impl Tracker {
             connection.timeout_s = if fresh { entry.timeout_s.unwrap_or(0) } else { 0 };
         }
         self.alter(index, |connection| connection.replied |= replied);
-        if self.policy.refusal(entry, Some(TcpState::Established)).is_some() {
+        if self.refused(entry, Some(TcpState::Established)).is_some() {
             self.let_go(now, index, plane);
             return self.forget(index, plane);
         }
@@ -350,9 +370,7 @@ impl Tracker {
         source: Source,
         plane: &mut impl Plane,
     ) {
-        if self.policy.refusal(entry, entry.tcp_state()).is_some()
-            || self.ends_here(&entry.orig, &entry.reply)
-        {
+        if self.refused(entry, entry.tcp_state()).is_some() || self.ends_here(&entry.orig, &entry.reply) {
             if self.dumping && source == Source::Event {
                 // The dump may have read it before, and be behind.
                 self.buried.add(hash, now);

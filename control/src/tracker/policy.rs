@@ -33,6 +33,8 @@ pub enum Refusal {
     SequenceAdjusted,
     /// Its NAT clashes with another entry's.
     NatClash,
+    /// A rule must see each of its packets.
+    Ruleset,
     /// Its mark does not select it.
     NotMarked,
     /// Original and reply direction lie in different zones.

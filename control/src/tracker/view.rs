@@ -97,7 +97,7 @@ impl Tracker {
         if self.ends_here(&entry.orig, &entry.reply) {
             return Some(Refusal::Local);
         }
-        self.policy.refusal(entry, entry.tcp_state())
+        self.refused(entry, entry.tcp_state())
     }
 
     /// Up to `limit` connections from `cursor` on, and the cursor for those that follow; 0 begins,
