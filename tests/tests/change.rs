@@ -361,25 +361,62 @@ fn a_twin_gets_another_name() -> Result<()> {
     Ok(())
 }
 
-/// Without its twin a port has no way to the kernel. The gateway says so, and goes on with the others.
+/// Without its twin a port has no way to the kernel: it is made again, the others go on meanwhile. Whoever deleted it has
+/// taken its addresses and routes too; when they are back, so are the flows.
 #[test]
-fn a_twin_is_deleted() -> Result<()> {
+fn a_twin_is_deleted_and_made_again() -> Result<()> {
     let mut lab = lab(ROUTED).third_port().build()?;
     if lab.flyover().is_none() {
         return Ok(());
     }
     let pair = udp_pair(&lab, PORT)?;
     let stream = flying(&lab, &pair, true)?;
+    let before = mac(lab.gateway(), "wan0")?;
     lab.gateway().run("ip link del wan0")?;
     until_quiet(std::slice::from_ref(&stream))?;
     has_stopped(&lab, &pair)?;
-    drop(stream);
     let server = udp::bind(lab.other(), OTHER, PORT)?;
     let to = std::net::SocketAddrV4::new(OTHER, PORT);
-    let pair = udp::Pair::open(lab.client(), lab::topology::CLIENT, to, server)?;
-    lab.until_flying("udp", pair.source_port(), || pair.ping(2).map(drop))?;
+    let other = udp::Pair::open(lab.client(), lab::topology::CLIENT, to, server)?;
+    lab.until_flying("udp", other.source_port(), || other.ping(2).map(drop))?;
+    wait::until_true(wait::PATIENCE, "the twin to be made again", || lab.gateway().has_interface("wan0"))?;
+    assert_eq!(mac(lab.gateway(), "wan0")?, before);
+    lab.gateway().run("ip address add 198.51.100.1/24 dev wan0")?;
+    lab.gateway().run("ip link set wan0 up")?;
+    goes_on(&stream)?;
+    flies_again(&lab, &pair)?;
+    drop(stream);
     let gateway = lab.flyover_mut().expect("Flyover forwards");
-    assert!(gateway.process()?.errors().contains("twin was deleted"), "{}", gateway.process()?.errors());
+    let told = gateway.process()?.errors();
+    assert!(told.contains("twin was deleted") && told.contains("was made again"), "{told}");
     assert_eq!(gateway.stop()?.code(), Some(0));
     Ok(())
+}
+
+/// Something else has the twin's name meanwhile: it is told, and made when the name is free. The wait costs no core.
+#[test]
+fn a_twin_whose_name_is_taken_is_made_when_it_is_free() -> Result<()> {
+    let lab = lab(ROUTED).build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let pair = udp_pair(&lab, PORT)?;
+    let stream = flying(&lab, &pair, true)?;
+    for line in ["ip link set wan0 name former", "ip link add wan0 type bridge", "ip link del former"] {
+        lab.gateway().run(line)?;
+    }
+    let process = gateway.process()?;
+    wait::until_true(wait::PATIENCE, "it to be told", || {
+        process.errors().contains("carries nothing meanwhile")
+    })?;
+    let before = process.cpu_ticks()?;
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = process.cpu_ticks()? - before;
+    assert!(ticks < 100, "{ticks} hundredths of a second of 200, with a stream that is lost");
+    lab.gateway().run("ip link del wan0")?;
+    wait::until_true(wait::PATIENCE, "the twin", || {
+        lab.gateway().run("ip -d link show wan0").is_ok_and(|text| text.contains("tun type tap"))
+    })?;
+    lab.gateway().run("ip address replace 198.51.100.1/24 dev wan0")?;
+    lab.gateway().run("ip link set wan0 up")?;
+    goes_on(&stream)?;
+    flies_again(&lab, &pair)
 }

@@ -17,6 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::error::GatewayError;
 use super::kept::{Kept, Wish};
+use super::remake::Remake;
 use super::service::{self, Keepers};
 use super::settle::Settling;
 use super::state::{State, policy};
@@ -127,7 +128,8 @@ pub(super) struct Gateway {
     dump_again: bool,
     carrier_due: u64,
     kept: Kept,
-    _keepers: Keepers,
+    remake: Remake,
+    keepers: Keepers,
     _pool: Mempool,
     _eal: Eal,
 }
@@ -138,6 +140,7 @@ impl Gateway {
         threads: Threads,
         state: State,
         settling: Settling,
+        remake: Remake,
         observations: Arc<ArrayQueue<Observation>>,
         mut kernel: Kernel,
         mut api: api::Server,
@@ -168,7 +171,8 @@ impl Gateway {
             dump_again: false,
             carrier_due: 0,
             kept: Kept::default(),
-            _keepers: keepers,
+            remake,
+            keepers,
             _pool: pool,
             _eal: eal,
         })
@@ -196,6 +200,7 @@ impl Gateway {
                 self.carrier_due = now + CARRIER_EVERY;
                 self.state.follow_carriers();
             }
+            self.remake.advance(now, &mut self.state.ports, &mut self.keepers);
             if self.kept.is_due(now) {
                 self.keep_neighbours(now);
             }

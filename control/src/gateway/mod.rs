@@ -6,6 +6,7 @@ mod explain;
 mod kept;
 mod plane;
 mod ports;
+mod remake;
 mod report;
 mod rules;
 mod service;

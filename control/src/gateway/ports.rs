@@ -20,6 +20,8 @@ pub(super) struct GatewayPort {
     /// How the twin's frames are carried; never [`TwinIo::Auto`].
     pub(super) twin_io: TwinIo,
     pub(super) ifindex: u32,
+    /// The twin was deleted, and is to be made again.
+    pub(super) bereft: bool,
     pub(super) queues: u16,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,

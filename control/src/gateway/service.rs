@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use dataplane::dpdk::Keeper;
+use dataplane::dpdk::{Keeper, Tap};
 use sd_notify::NotifyState;
 
 /// Tells the service manager, if one waits for it.
@@ -23,7 +23,7 @@ impl Keepers {
     }
 
     /// Whether there is anybody to hold them.
-    pub(super) fn are_wanted() -> bool {
+    fn are_wanted() -> bool {
         std::env::var_os("NOTIFY_SOCKET").is_some()
     }
 
@@ -32,8 +32,26 @@ impl Keepers {
         self.0.iter().any(|keeper| keeper.interface() == twin)
     }
 
+    /// Has the service manager hold a twin over a restart, if there is one and it does not yet.
+    pub(super) fn hold(&mut self, name: &str, twin: &Tap) {
+        if !Self::are_wanted() || self.has(name) {
+            return;
+        }
+        match twin.keeper() {
+            Ok(keeper) => self.store(keeper),
+            Err(error) => tracing::warn!(port = name, %error, "its neighbours won't outlive a restart"),
+        }
+    }
+
+    /// Lets go of that of a twin which is gone.
+    pub(super) fn lose(&mut self, name: &str) {
+        let others: Vec<String> =
+            self.0.iter().map(|keeper| keeper.interface().to_owned()).filter(|other| other != name).collect();
+        self.retain(&others.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
     /// Has the service manager hold a new one, and keeps it as long as the gateway runs.
-    pub(super) fn store(&mut self, keeper: Keeper) {
+    fn store(&mut self, keeper: Keeper) {
         let name = keeper.stored_name();
         // A detached queue polls as an error, for which systemd would throw it away.
         let state = [NotifyState::FdStore, NotifyState::Custom("FDPOLL=0"), NotifyState::FdName(&name)];

@@ -19,6 +19,7 @@ use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::plane::FlowPlane;
 use super::ports::{self, GatewayPort};
+use super::remake::Remake;
 use super::service::Keepers;
 use super::settle::Settling;
 use super::shortfall::Shortfall;
@@ -74,6 +75,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let rings = PuntRings::new(CONTROL_RING, TRANSIT_RING);
     let observations = Arc::new(ArrayQueue::new(OBSERVATIONS));
     let commands = Arc::new(ArrayQueue::new(COMMANDS));
+    let new_twins = Arc::new(ArrayQueue::new(ports.len()));
     let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(KernelFrames::new(FROM_KERNEL_RING))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
@@ -86,6 +88,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         to_workers: to_workers.clone(),
         observations: Arc::clone(&observations),
         commands: Arc::clone(&commands),
+        new_twins: Arc::clone(&new_twins),
         bell: Arc::clone(&bell),
         wake: waker.notifier(),
         epoch: Arc::clone(&epoch),
@@ -128,7 +131,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
     }
 
-    let settling = Settling::new(Arc::clone(table.qsbr()), commands, bell);
+    let settling = Settling::new(Arc::clone(table.qsbr()), commands, Arc::clone(&bell));
     let plane = FlowPlane {
         table,
         writer,
@@ -142,8 +145,11 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     for port in &ports {
         port.twin.set_persistent(true).map_err(setting(&port.config.name, "made to last"))?;
     }
-    hold(&ports, &mut keepers);
+    let names: Vec<&str> = ports.iter().map(|port| port.config.name.as_str()).collect();
+    keepers.retain(&names);
+    ports.iter().for_each(|port| keepers.hold(&port.config.name, &port.twin));
     let threads = Threads::start(threads, punt, stop)?;
+    let remake = Remake::new(new_twins, bell);
     let state = State {
         config: config.clone(),
         config_file: options.config_file.clone(),
@@ -164,27 +170,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         conntrack: ConntrackTotals::default(),
         ready: false,
     };
-    Gateway::new(threads, state, settling, observations, kernel, api, waker, keepers, pool, eal)
-}
-
-/// Has the service manager hold the twins over a restart, and no others.
-fn hold(ports: &[GatewayPort], keepers: &mut Keepers) {
-    let names: Vec<&str> = ports.iter().map(|port| port.config.name.as_str()).collect();
-    keepers.retain(&names);
-    if !Keepers::are_wanted() {
-        return;
-    }
-    for port in ports {
-        if keepers.has(&port.config.name) {
-            continue;
-        }
-        match port.twin.keeper() {
-            Ok(keeper) => keepers.store(keeper),
-            Err(error) => {
-                tracing::warn!(port = port.config.name, %error, "its neighbours won't outlive a restart");
-            }
-        }
-    }
+    Gateway::new(threads, state, settling, remake, observations, kernel, api, waker, keepers, pool, eal)
 }
 
 /// An error of a setting of a twin.
@@ -329,6 +315,7 @@ fn port(
     let gateway_port = GatewayPort {
         config: config.clone(),
         ifindex: twin.index().map_err(setting(name, "asked for its index"))?,
+        bereft: false,
         mtu: twin.mtu().map_err(setting(name, "asked for its MTU"))?,
         admin_up: twin.is_up().map_err(setting(name, "asked for its state"))?,
         driver: info.driver,

@@ -163,10 +163,10 @@ impl State {
             return Some(Changed::Anything);
         };
         if deleted {
-            tracing::error!(
-                port = link.name,
-                "its twin was deleted: the port carries nothing until the gateway is restarted"
-            );
+            tracing::error!(port = link.name, "its twin was deleted: it is made again");
+            if let Some(port) = self.ports.get_mut(index) {
+                (port.bereft, port.admin_up) = (true, false);
+            }
             return port_change(index, PortEvent::Changed);
         }
         self.flags.set_bridged(index, link.master.is_some());

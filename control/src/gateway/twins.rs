@@ -30,6 +30,17 @@ fn open_tap(name: &str, options: TapOptions) -> Result<Tap, GatewayError> {
     Tap::open(name, options).map_err(|source| GatewayError::Twin { name: name.to_owned(), source })
 }
 
+/// Makes a twin that was deleted once more, or takes over the one that somebody has made in its place.
+pub(super) fn anew(name: &str, mac: [u8; 6], mtu: u32) -> Result<Tap, GatewayError> {
+    let tap = open_tap(name, TapOptions { multi_queue: true, vnet_header: false, kept: false })?;
+    if tap.created() {
+        tap.set_mac(mac).map_err(setting(name, "given its MAC address"))?;
+        tap.set_mtu(mtu).map_err(setting(name, "given its MTU"))?;
+    }
+    tap.set_persistent(true).map_err(setting(name, "made to last"))?;
+    Ok(tap)
+}
+
 /// Has a twin's frames carried, and says which way it is.
 ///
 /// The twin must have its final MAC address: vhost-net gives it to the tap once more.

@@ -95,6 +95,8 @@ pub struct PuntLink {
     pub observations: Arc<ArrayQueue<Observation>>,
     /// From control.
     pub commands: Arc<ArrayQueue<PuntCommand>>,
+    /// From control: what takes the place of a port's twin that was deleted.
+    pub new_twins: Arc<ArrayQueue<(usize, Twin)>>,
     /// Rung after a command.
     pub bell: Arc<Bell>,
     /// Wakes control after an observation.
@@ -200,6 +202,11 @@ impl PuntThread {
 
     /// One round; `false` if there was nothing to do.
     fn round(&mut self) -> bool {
+        while let Some((port, twin)) = self.link.new_twins.pop() {
+            if let Some(place) = self.twins.get_mut(port) {
+                *place = twin;
+            }
+        }
         while let Some(command) = self.link.commands.pop() {
             // What waits in the ring was punted before the command: it goes first.
             self.due.push((self.taken + self.link.rings.len(PuntClass::Transit) as u64, command));
@@ -421,6 +428,12 @@ impl PuntThread {
             let woken = ppoll(&mut polled, Some(TimeSpec::from_duration(nap)), None);
             if polled.last().is_some_and(|bell| bell.any() == Some(true)) {
                 self.link.bell.silence();
+            }
+            // A twin that was deleted is always ready, to fail.
+            let gone =
+                |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
+            if polled.iter().any(gone) {
+                std::thread::sleep(nap);
             }
             self.quiet = woken == Ok(0);
         }
