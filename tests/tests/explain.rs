@@ -116,7 +116,7 @@ const OF_IPV4: [Oddity; 2] = [
     ("ip_options", "IPv4 options", |f| f.options = vec![1; 4]),
 ];
 const OF_IPV6: [Oddity; 1] = [("extension_header", "IPv6 extension headers", |f| {
-    f.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])]
+    f.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])];
 })];
 
 /// Whatever sends a packet of a flying flow to the kernel is named for that flow, in words.

@@ -190,10 +190,7 @@ mod tests {
             let odd: [fn(&mut Frame); 6] = [
                 |f| f.ttl = 1,
                 |f| f.options = vec![7; 9],
-                |f| {
-                    f.extensions =
-                        vec![(0, vec![0; 8]), (60, vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]
-                },
+                |f| f.extensions = vec![(0, vec![0; 8]), (60, [&[0, 1][..], &[0; 14]].concat())],
                 |f| f.extensions = vec![(44, vec![0, 0, 0, 1, 0, 0, 0, 9])],
                 |f| f.fragment = 0x2000,
                 |f| f.faults.udp_length = Some(3),

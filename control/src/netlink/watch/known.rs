@@ -7,13 +7,16 @@ use hashbrown::{HashMap, HashSet};
 
 use super::{Address, Change, InitialState, Link, Neighbour};
 
+/// The MAC address of a neighbour, and whether it is somebody else's affair.
+type Reached = (Option<[u8; 6]>, bool);
+
 /// The last that was said. Bounded by what the kernel itself keeps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     links: HashMap<u32, Link>,
     addresses: HashSet<Address>,
-    /// The usable ones, with their MAC, and whether they are somebody else's affair.
-    neighbours: HashMap<(u32, IpAddr), (Option<[u8; 6]>, bool)>,
+    /// The usable ones.
+    neighbours: HashMap<(u32, IpAddr), Reached>,
 }
 
 impl Known {
