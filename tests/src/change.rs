@@ -55,13 +55,15 @@ pub fn until_quiet(streams: &[udp::Stream]) -> Result<Duration> {
 pub fn until_quiet_within(deadline: Duration, streams: &[udp::Stream]) -> Result<Duration> {
     let started = Instant::now();
     let (mut last, mut since) = (0, started);
-    wait::until(deadline + QUIET, "the streams to stop", || {
+    let took = wait::until(deadline + QUIET, "the streams to stop", || {
         let received = streams.iter().map(udp::Stream::received).sum();
         if received != last {
             (last, since) = (received, Instant::now());
         }
         (since.elapsed() >= QUIET).then(|| since.duration_since(started))
-    })
+    })?;
+    measured("the last packet came after", took);
+    Ok(took)
 }
 
 /// Makes a change, and says when the last frame came by that the kernel would have sent otherwise by then.
@@ -88,7 +90,14 @@ pub fn last_of_the_old_way(
             });
         }
     }
+    measured("the last packet the old way came after", last);
     Ok(last)
+}
+
+/// Prints how long something took, under the test's name: what docs/reliability.md tells comes from there.
+pub fn measured(what: &str, took: Duration) {
+    let thread = std::thread::current();
+    println!("measured: {}: {what} {} ms", thread.name().unwrap_or_default(), took.as_millis());
 }
 
 /// Whether a frame is IPv4 UDP to this port.

@@ -113,8 +113,7 @@ fn a_host_roams_from_one_port_of_a_bridge_to_the_other() -> Result<()> {
         });
         let outcome = (|| {
             let hello = raw::udp_frame(client.macs, from, (SERVER, PORT), &udp::datagram(3, 64))?;
-            let last = last_of_the_old_way(&old, is_answer, || new.send(&hello))?;
-            println!("the last answer by the old port came {} ms later", last.as_millis());
+            last_of_the_old_way(&old, is_answer, || new.send(&hello))?;
             wait::until_true(wait::PATIENCE, "answers by the new port", || {
                 new.receive(Duration::from_millis(100)).is_ok_and(|f| f.is_some_and(|f| is_answer(&f)))
             })?;

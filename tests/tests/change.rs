@@ -1,10 +1,10 @@
 //! What changes in the kernel reaches connections that fly: in time, and those that still belong come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::change::{
-    GRACE, REVALIDATE_WITHIN, is_udp_to, lab, last_of_the_old_way, udp_pair, udp_pair_to, until_quiet,
-    until_quiet_within,
+    GRACE, REVALIDATE_WITHIN, is_udp_to, lab, last_of_the_old_way, measured, udp_pair, udp_pair_to,
+    until_quiet, until_quiet_within,
 };
 use lab::raw::{Wire, mac};
 use lab::rules::{HOME_ROUTER, ROUTED};
@@ -25,15 +25,19 @@ fn flying(lab: &Lab, pair: &udp::Pair, answered: bool) -> Result<udp::Stream> {
 }
 
 fn goes_on(stream: &udp::Stream) -> Result<()> {
-    let before = stream.received();
-    wait::until_true(wait::PATIENCE, "the stream to go on", || stream.received() > before + 50)
+    let (before, since) = (stream.received(), Instant::now());
+    wait::until_true(wait::PATIENCE, "the stream to go on", || stream.received() > before + 50)?;
+    measured("50 packets had arrived after", since.elapsed());
+    Ok(())
 }
 
 fn flies_again(lab: &Lab, pair: &udp::Pair) -> Result<()> {
-    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let (Some(gateway), since) = (lab.flyover(), Instant::now()) else { return Ok(()) };
     wait::until_true(wait::PATIENCE, "the stream to fly again", || {
         gateway.flow("udp", pair.source_port()).is_ok_and(|flow| flow.is_some_and(|flow| flow.flies()))
-    })
+    })?;
+    measured("it flew after further", since.elapsed());
+    Ok(())
 }
 
 fn has_stopped(lab: &Lab, pair: &udp::Pair) -> Result<()> {
@@ -196,7 +200,7 @@ fn a_permanent_neighbour_stays_so() -> Result<()> {
         Ok::<(), lab::LabError>(())
     };
     // Neighbours are looked at every two seconds.
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while started.elapsed() < Duration::from_secs(5) {
         permanent(&lab)?;
         goes_on(&stream)?;
