@@ -60,7 +60,7 @@ pub(super) fn walk_within(ruleset: &Ruleset, budget: usize) -> Outcome {
                     let concern = Concern::new(&state, &scene.stages, &ruleset.interfaces);
                     walk.outcome.found.add(spot, What::Warns(Warning::Netdev), concern);
                 }
-                walk.base(index, table, chain, scene, state);
+                walk.base(index, table, chain, scene, &state);
             }
         }
     }
@@ -136,7 +136,7 @@ pub(super) struct Here<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn base(&mut self, index: usize, table: &'a Table, chain: &'a Chain, scene: Scene, state: State) {
+    fn base(&mut self, index: usize, table: &'a Table, chain: &'a Chain, scene: Scene, state: &State) {
         let acts = acting_chains(table);
         let mut here = Here { scene, index, table, acts, stack: Vec::new(), flat: false };
         self.chain(&mut here, chain, state.clone());

@@ -28,7 +28,7 @@ pub(super) enum Kind {
 
 impl Kind {
     const fn request(self) -> u16 {
-        SUBSYSTEM | self.answer_number() + 1
+        SUBSYSTEM | (self.answer_number() + 1)
     }
 
     const fn answer_number(self) -> u16 {
