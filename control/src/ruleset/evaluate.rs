@@ -91,6 +91,8 @@ pub(super) fn lookup(state: &State, parts: &[Loaded], set: &Set, elements: &[&El
         return Split::unknown(state);
     }
     match parts {
+        // A key of another length is not one of these.
+        [part] if elements.iter().any(|element| element.key.len() != part.len()) => Split::unknown(state),
         [part] => {
             let split = among(state, part, &keys(elements));
             // What expires is no longer excluded then, and nobody tells.

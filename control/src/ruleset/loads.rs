@@ -103,10 +103,10 @@ pub(super) fn load(expression: &Expression, scene: &Scene, state: &State, regist
             (*dreg, source.or_else(|| derived(registers, *sreg, *len)))
         }
         Expression::BitwiseOther { sreg, dreg, len } => (*dreg, derived(registers, *sreg, *len)),
-        Expression::Byteorder { sreg, dreg, len, .. } => {
+        Expression::Byteorder { sreg, dreg, len, size } => {
             let source = registers.any(*sreg).cloned().map(|source| {
                 // A number turned to network byte order is what a field's value is.
-                if source.host && source.len() == *len as usize {
+                if source.host && source.len() == *len as usize && size == len {
                     let turned = |bytes: &[u8]| match cfg!(target_endian = "little") {
                         true => bytes.iter().rev().copied().collect(),
                         false => bytes.to_vec(),
@@ -216,6 +216,10 @@ fn meta(key: u32, scene: &Scene) -> Option<Loaded> {
         }
         // Of a socket here, which what is forwarded has not.
         meta::SKUID | meta::SKGID | meta::CGROUP => return None,
+        // Of the hook there, not of the packet.
+        meta::NFPROTO if bridged || matches!(scene.point, HookPoint::Ingress | HookPoint::Egress) => {
+            opaque(Field::PerConnection, 1)
+        }
         meta::NFPROTO => Loaded::new(vec![Run::whole(Field::Nfproto, 1)]),
         meta::L4PROTO => Loaded::new(vec![Run::whole(Field::L4Proto, 1)]),
         // A bridge's name is not among those that are told of a direction's ends for certain.

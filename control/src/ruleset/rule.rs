@@ -6,6 +6,7 @@ use super::field::{self, Field, Part, Run};
 use super::found::{Spot, Warning, What};
 use super::loads::{self, Load};
 use super::model::{Chain, Element, Set};
+use super::ranges::Ranges;
 use super::registers::{Loaded, Registers};
 use super::state::State;
 use super::walk::{Addition, Flow, Here, Walk};
@@ -270,7 +271,15 @@ impl<'a> Walk<'a> {
                 self.outcome.additions.push(addition);
                 Step::Next
             }
-            Expression::Reject | Expression::Fwd | Expression::Synproxy => Step::Ends(Flow::END),
+            Expression::Reject | Expression::Fwd => Step::Ends(Flow::END),
+            // Takes TCP for itself, and nothing else.
+            Expression::Synproxy if progress.passed.get(Field::L4Proto) == Ranges::one(field::TCP) => {
+                Step::Ends(Flow::END)
+            }
+            Expression::Synproxy => {
+                progress.inexact();
+                Step::Next
+            }
             Expression::Verdict(verdict) => {
                 if matches!(verdict, Verdict::Other(_)) {
                     keep(self, here, progress, Construct::Unknown);

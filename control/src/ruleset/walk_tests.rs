@@ -157,3 +157,9 @@ fn a_map_whose_verdicts_are_not_known_leads_anywhere() {
     let found = found(&ruleset(chains(), vec![map(Some(vec![to_a]))]), ENOUGH);
     assert_eq!(found, [dup, (1, Some(0), QUEUE)]);
 }
+
+#[test]
+fn a_syn_proxy_takes_tcp_for_itself_alone() {
+    let rules = || vec![rule(vec![Expression::Synproxy]), rule(vec![Expression::Queue])];
+    assert_eq!(found(&ruleset(vec![forward(rules())], Vec::new()), ENOUGH), [(0, Some(1), QUEUE)]);
+}

@@ -88,3 +88,28 @@ fn the_ruleset_of_openwrt_keeps_nothing_in_the_kernel() {
         assert_eq!(judgement.keeps(&tcp("192.168.1.5", "192.0.2.2", 443)), None);
     });
 }
+
+/// Tables that the documentation gives as examples.
+fn documented() -> Vec<&'static str> {
+    const POLICY: &str = include_str!("../../../../docs/policy.md");
+    POLICY.split("```").skip(1).step_by(2).filter(|block| block.trim_start().starts_with("table ")).collect()
+}
+
+#[test]
+fn documented_snippets_do_what_is_said_of_them() {
+    in_namespace(|| {
+        let [by_mark, by_quota] = documented().try_into().expect("two tables");
+        let (guest, other) = (tcp("192.168.9.9", "192.0.2.1", 443), tcp("192.168.9.8", "192.0.2.1", 443));
+        let judgement = judge(by_mark);
+        carries_everything("by mark", &judgement);
+        let judgement = judge(by_quota);
+        assert!(judgement.keeps(&guest).is_some() && judgement.keeps(&other).is_none());
+        let judgement =
+            forward("ct state established,related accept; ct state new limit rate over 100/second drop");
+        assert!(judgement.keeps(&other).is_none());
+        // The queue itself needs a kernel with nft_queue.
+        let judgement = forward("ct mark 0x1 accept; quota 1000 mbytes");
+        assert!(judgement.keeps(&other).is_some());
+        assert!(judgement.keeps(&ConnectionView { mark: 1, ..other }).is_none());
+    });
+}
