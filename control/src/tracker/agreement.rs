@@ -167,10 +167,11 @@ proptest! {
     fn kernel_tracker_and_table_agree_in_the_end(
         seed in any::<u64>(),
         marked in prop::bool::weighted(0.2),
+        room in prop_oneof![4 => Just(None), 1 => Just(Some(HOSTS / 2))],
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let policy = if marked { Policy::Marked { value: 1, mask: 1 } } else { Policy::Established };
-        let mut world = World::new(seed, policy);
+        let mut world = World::new(seed, policy, room);
         live(&mut world, steps);
     }
 
@@ -180,7 +181,7 @@ proptest! {
         seed in any::<u64>(),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        let mut world = World::new(seed, Policy::Established);
+        let mut world = World::new(seed, Policy::Established, None);
         live(&mut world, steps);
         for host in 0..HOSTS {
             world.packet(host, 0, Kind::Rst);
@@ -205,7 +206,7 @@ proptest! {
 
 #[test]
 fn the_worlds_traffic_flies() {
-    let mut world = World::new(1, Policy::Established);
+    let mut world = World::new(1, Policy::Established, None);
     (0..HOSTS).for_each(|host| world.open(host));
     world.traffic(u8::MAX, true, 20, 60_000);
     let packets = 60_000 / 20 * 2 * HOSTS as u64;
