@@ -25,18 +25,23 @@ fn flying(lab: &Lab, pair: &udp::Pair, answered: bool) -> Result<udp::Stream> {
 }
 
 fn goes_on(stream: &udp::Stream) -> Result<()> {
-    let (before, since) = (stream.received(), Instant::now());
-    wait::until_true(wait::PATIENCE, "the stream to go on", || stream.received() > before + 50)?;
-    measured("50 packets had arrived after", since.elapsed());
-    Ok(())
+    let before = stream.received();
+    wait::until_true(wait::PATIENCE, "the stream to go on", || stream.received() > before + 50)
 }
 
 fn flies_again(lab: &Lab, pair: &udp::Pair) -> Result<()> {
-    let (Some(gateway), since) = (lab.flyover(), Instant::now()) else { return Ok(()) };
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
     wait::until_true(wait::PATIENCE, "the stream to fly again", || {
         gateway.flow("udp", pair.source_port()).is_ok_and(|flow| flow.is_some_and(|flow| flow.flies()))
-    })?;
-    measured("it flew after further", since.elapsed());
+    })
+}
+
+/// What stopped it is over: the stream goes on, by itself, and flies.
+fn comes_back(lab: &Lab, stream: &udp::Stream, pair: &udp::Pair) -> Result<()> {
+    let since = Instant::now();
+    goes_on(stream)?;
+    flies_again(lab, pair)?;
+    measured("50 packets had arrived and it flew after", since.elapsed());
     Ok(())
 }
 
@@ -157,8 +162,7 @@ fn a_neighbour_moves_to_another_mac() -> Result<()> {
     let change =
         || lab.server().run(&format!("ip link set {HOST_INTERFACE} address 02:aa:bb:cc:dd:ee")).map(drop);
     last_of_the_old_way(&wire, to_old, change)?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)
+    comes_back(&lab, &stream, &pair)
 }
 
 /// Nobody answers for the server's address any more. The kernel itself sends nothing to it, and would not notice.
@@ -233,8 +237,7 @@ fn a_twin_goes_down_and_up() -> Result<()> {
     until_quiet(std::slice::from_ref(&stream))?;
     has_stopped(&lab, &pair)?;
     lab.gateway().run("ip link set lan0 up")?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)
+    comes_back(&lab, &stream, &pair)
 }
 
 #[test]
@@ -246,8 +249,7 @@ fn a_cable_is_pulled_and_plugged() -> Result<()> {
     until_quiet(std::slice::from_ref(&stream))?;
     lab.server().run(&format!("ip link set {HOST_INTERFACE} up"))?;
     lab.server().run("ip route replace default via 198.51.100.1")?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)
+    comes_back(&lab, &stream, &pair)
 }
 
 #[test]
@@ -316,8 +318,7 @@ fn forwarding_is_switched_off_and_on() -> Result<()> {
     until_quiet(std::slice::from_ref(&stream))?;
     has_stopped(&lab, &pair)?;
     lab.gateway().sysctl("net.ipv4.ip_forward", "1")?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)
+    comes_back(&lab, &stream, &pair)
 }
 
 #[test]
@@ -343,8 +344,7 @@ fn a_twin_gets_another_mac() -> Result<()> {
     for (number, twin) in ["lan0", "wan0"].into_iter().enumerate() {
         lab.gateway().run(&format!("ip link set {twin} address 02:aa:bb:cc:dd:0{number}"))?;
         lab.host(twin).run(&format!("ip neigh flush dev {HOST_INTERFACE}"))?;
-        goes_on(&stream)?;
-        flies_again(&lab, &pair)?;
+        comes_back(&lab, &stream, &pair)?;
     }
     assert_eq!(hosts()?, before);
     Ok(())
@@ -358,8 +358,7 @@ fn a_twin_gets_another_name() -> Result<()> {
     let stream = flying(&lab, &pair, true)?;
     lab.gateway().run("ip link set wan0 name uplink")?;
     std::thread::sleep(REVALIDATE_WITHIN);
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)?;
+    comes_back(&lab, &stream, &pair)?;
     let (sent, received) = stream.finish();
     assert_eq!(sent, received);
     Ok(())
@@ -387,8 +386,7 @@ fn a_twin_is_deleted_and_made_again() -> Result<()> {
     assert_eq!(mac(lab.gateway(), "wan0")?, before);
     lab.gateway().run("ip address add 198.51.100.1/24 dev wan0")?;
     lab.gateway().run("ip link set wan0 up")?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)?;
+    comes_back(&lab, &stream, &pair)?;
     drop(stream);
     let gateway = lab.flyover_mut().expect("Flyover forwards");
     let told = gateway.process()?.errors();
@@ -421,6 +419,5 @@ fn a_twin_whose_name_is_taken_is_made_when_it_is_free() -> Result<()> {
     })?;
     lab.gateway().run("ip address replace 198.51.100.1/24 dev wan0")?;
     lab.gateway().run("ip link set wan0 up")?;
-    goes_on(&stream)?;
-    flies_again(&lab, &pair)
+    comes_back(&lab, &stream, &pair)
 }

@@ -86,10 +86,11 @@ fn seen(wire: &Wire) -> Result<HashMap<u16, usize>> {
     Ok(seen)
 }
 
-#[test]
-fn both_ways_of_a_multipath_route_are_used_and_flows_follow() -> Result<()> {
+/// Both ways are used, each stream keeps to one, and flies by the one that the kernel has chosen; then all but `wan0` is
+/// lost, and all streams fly there.
+fn both_are_used_and_one_is_lost(ways: &[String], lose: &str) -> Result<()> {
     let lab = two_uplinks()?;
-    lab.gateway().run(&format!("ip route add {BEHIND}/32 nexthop via {SERVER} nexthop via {OTHER}"))?;
+    ways.iter().try_for_each(|line| lab.gateway().run(line).map(drop))?;
     let streams = Streams::start(&lab)?;
     let ways = streams.ways(&lab)?;
     let wires = [Wire::open(lab.server(), HOST_INTERFACE)?, Wire::open(lab.other(), HOST_INTERFACE)?];
@@ -103,13 +104,30 @@ fn both_ways_of_a_multipath_route_are_used_and_flows_follow() -> Result<()> {
     }
     // One of the two goes away: all go by the other.
     let old = Wire::open(lab.other(), HOST_INTERFACE)?;
-    let one = format!("ip route replace {BEHIND}/32 via {SERVER}");
-    last_of_the_old_way(&old, |frame| is_udp_to(frame, PORT), || lab.gateway().run(&one).map(drop))?;
+    last_of_the_old_way(&old, |frame| is_udp_to(frame, PORT), || lab.gateway().run(lose).map(drop))?;
     let ways = streams.ways(&lab)?;
     assert!(ways.iter().flatten().all(|(_, way)| way == "wan0"), "{ways:?}");
     assert_eq!(seen(&Wire::open(lab.server(), HOST_INTERFACE)?)?.len(), STREAMS);
     drop(streams.running);
     Ok(())
+}
+
+#[test]
+fn both_ways_of_a_multipath_route_are_used_and_flows_follow() -> Result<()> {
+    let both = format!("ip route add {BEHIND}/32 nexthop via {SERVER} nexthop via {OTHER}");
+    both_are_used_and_one_is_lost(&[both], &format!("ip route replace {BEHIND}/32 via {SERVER}"))
+}
+
+/// The kernel says nothing of routes whose nexthop object loses a member.
+#[test]
+fn a_nexthop_group_loses_a_member() -> Result<()> {
+    let ways = [
+        format!("ip nexthop add id 1 via {SERVER} dev wan0"),
+        format!("ip nexthop add id 2 via {OTHER} dev opt0"),
+        "ip nexthop add id 3 group 1/2".to_owned(),
+        format!("ip route add {BEHIND}/32 nhid 3"),
+    ];
+    both_are_used_and_one_is_lost(&ways, "ip nexthop del id 2")
 }
 
 /// The kernel itself takes a way whose link has no carrier out of use.
