@@ -192,13 +192,14 @@ impl Seen<'_> {
             Field::Nfproto if tuple.src.is_ipv4() => field::IPV4,
             Field::Nfproto => field::IPV6,
             Field::L4Proto => tuple.proto.into(),
+            // What is known of addresses of the other family says nothing: their family is a field of its own.
             Field::Packet(part) => {
-                let Some(value) = self.in_packet(part) else { return false };
+                let Some(value) = self.in_packet(part) else { return true };
                 value
             }
             Field::Tuple { reply, part } => {
                 let tuple = if reply { &self.view.reply.tuple } else { &self.view.orig.tuple };
-                let Some(value) = of_tuple(tuple, part) else { return false };
+                let Some(value) = of_tuple(tuple, part) else { return true };
                 value
             }
             Field::Iif => return named(self.way.input, ranges),

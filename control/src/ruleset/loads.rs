@@ -16,6 +16,8 @@ pub(super) struct Scene {
     pub(super) point: HookPoint,
     /// How far translation may have come.
     pub(super) stages: Vec<Stage>,
+    /// The mark of a connection may change from rule to rule, so that a test of it says nothing.
+    pub(super) marks_change: bool,
 }
 
 /// What became of a load.
@@ -88,6 +90,20 @@ mod ct {
     pub(super) const ID: u32 = 23;
 }
 
+/// The family that a packet must be of for an expression to load anything.
+pub(super) const fn family_of(expression: &Expression) -> Option<u128> {
+    match expression {
+        Expression::Ct { key: ct::SRC_IP | ct::DST_IP, .. } => Some(field::IPV4),
+        Expression::Ct { key: ct::SRC_IP6 | ct::DST_IP6, .. } => Some(field::IPV6),
+        _ => None,
+    }
+}
+
+/// Whether an expression needs an entry of conntrack to load anything: all but the state do.
+pub(super) const fn needs_entry(expression: &Expression) -> bool {
+    matches!(expression, Expression::Ct { key, .. } if *key != ct::STATE)
+}
+
 /// Carries an expression out, if it loads a register.
 pub(super) fn load(expression: &Expression, scene: &Scene, state: &State, registers: &mut Registers) -> Load {
     let (dreg, loaded) = match expression {
@@ -96,7 +112,7 @@ pub(super) fn load(expression: &Expression, scene: &Scene, state: &State, regist
         }
         Expression::Exthdr { op, kind, len, present, dreg } => (*dreg, exthdr(*op, *kind, *len, *present)),
         Expression::Meta { key, dreg } => (*dreg, meta(*key, scene)),
-        Expression::Ct { key, direction, dreg } => (*dreg, Some(ct(*key, *direction, state))),
+        Expression::Ct { key, direction, dreg } => (*dreg, Some(ct(*key, *direction, scene, state))),
         Expression::Immediate { dreg, value } => (*dreg, Some(constant(value))),
         Expression::Bitwise { sreg, dreg, len, mask, xor } => {
             let source = registers.one(*sreg, *len as usize).map(|source| source.masked(mask, xor));
@@ -239,7 +255,7 @@ fn meta(key: u32, scene: &Scene) -> Option<Loaded> {
     })
 }
 
-fn ct(key: u32, direction: Option<u8>, state: &State) -> Loaded {
+fn ct(key: u32, direction: Option<u8>, scene: &Scene, state: &State) -> Loaded {
     let v4 = state.get(Field::Nfproto) == Ranges::one(field::IPV4);
     let v6 = state.get(Field::Nfproto) == Ranges::one(field::IPV6);
     let part = match key {
@@ -262,6 +278,7 @@ fn ct(key: u32, direction: Option<u8>, state: &State) -> Loaded {
     match key {
         ct::STATE => Loaded::host_number(Field::CtState),
         ct::STATUS => Loaded::host_number(Field::CtStatus),
+        ct::MARK if scene.marks_change => Loaded::host_number(Field::PerConnection),
         ct::MARK => Loaded::host_number(Field::CtMark),
         ct::DIRECTION => Loaded::new(vec![Run::whole(Field::CtDirection, 1)]),
         ct::L3PROTOCOL => Loaded::new(vec![Run::whole(Field::Nfproto, 1)]),

@@ -18,6 +18,9 @@ use crate::ruleset::concern::Concern;
 /// them to the kernel: twice the default of `flows.reprove_every`, and as much again for what is late.
 const SHORT_LIVED_MS: u64 = 120_000;
 
+/// `NFT_CT_MARK`.
+const CT_MARK: u32 = 3;
+
 /// A rule while it is gone through.
 struct Progress {
     spot: Spot,
@@ -129,6 +132,24 @@ impl<'a> Walk<'a> {
         position: usize,
         rest: &[Expression],
     ) -> Step {
+        if let Some(family) = loads::family_of(expression) {
+            let ranges = Ranges::one(family);
+            if progress.passed.get(Field::Nfproto) != ranges {
+                let Some(passed) = progress.passed.narrowed(Field::Nfproto, &ranges) else {
+                    return Step::Fails;
+                };
+                progress.passed = passed;
+                progress.inexact();
+            }
+        }
+        let untracked = Ranges::one(field::STATE_INVALID);
+        let states = progress.passed.get(Field::CtState);
+        if loads::needs_entry(expression) && !states.and(&untracked).is_empty() {
+            if states == untracked {
+                return Step::Fails;
+            }
+            progress.inexact();
+        }
         match loads::load(expression, &here.scene, &progress.passed, &mut progress.registers) {
             Load::Done => return Step::Next,
             Load::Breaks => return Step::Fails,
@@ -247,6 +268,7 @@ impl<'a> Walk<'a> {
                         keep(self, here, progress, construct);
                     }
                 }
+                self.marks(progress, expression);
                 overwrite(expression, &mut progress.passed);
                 Step::Next
             }
@@ -299,6 +321,7 @@ impl<'a> Walk<'a> {
                     Target::PerPacket(construct) => keep(self, here, progress, construct),
                     Target::Changes | Target::Nothing => {}
                 }
+                self.marks(progress, expression);
                 // Some end the packet's way, some do not.
                 progress.inexact();
                 Step::Next
@@ -310,6 +333,18 @@ impl<'a> Walk<'a> {
             }
             // What is left are loads, and what concerns first packets alone or those that never fly.
             _ => Step::Next,
+        }
+    }
+
+    /// Notes a rule that sets the mark of running connections.
+    fn marks(&mut self, progress: &Progress, expression: &Expression) {
+        let marks = match expression {
+            Expression::CtSet { key, .. } => *key == CT_MARK,
+            Expression::Target { name, .. } => name == "CONNMARK",
+            _ => false,
+        };
+        if marks && Here::is_running(&progress.passed) {
+            self.outcome.marking.insert(progress.spot);
         }
     }
 
@@ -470,7 +505,6 @@ fn test_of(progress: &mut Progress, split: Split, constructs: Vec<Construct>, po
 
 /// What an expression writes: what is known of it no longer holds.
 pub(super) fn overwrite(expression: &Expression, state: &mut State) {
-    const CT_MARK: u32 = 3;
     const MARK: [Field; 1] = [Field::CtMark];
     const PACKET: [Field; 10] = [
         Field::Packet(Part::Src4),

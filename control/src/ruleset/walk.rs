@@ -40,6 +40,8 @@ pub(super) struct Addition {
 pub(super) struct Outcome {
     pub(super) found: Found,
     pub(super) additions: Vec<Addition>,
+    /// Rules that set the mark of running connections.
+    pub(super) marking: BTreeSet<Spot>,
 }
 
 /// Goes through a ruleset.
@@ -48,12 +50,19 @@ pub(super) fn walk(ruleset: &Ruleset) -> Outcome {
 }
 
 pub(super) fn walk_within(ruleset: &Ruleset, budget: usize) -> Outcome {
+    let outcome = turn(ruleset, budget, false);
+    // One rule's mark stays. Where several set it, a packet may meet any of theirs on its way.
+    if outcome.marking.len() > 1 { turn(ruleset, budget, true) } else { outcome }
+}
+
+fn turn(ruleset: &Ruleset, budget: usize, marks_change: bool) -> Outcome {
     let mut walk = Walk { ruleset, outcome: Outcome::default(), left: budget };
     for (index, table) in ruleset.tables.iter().enumerate().filter(|(_, table)| !table.dormant) {
         for (at, chain) in table.chains.iter().enumerate() {
             if let Some(hook) = &chain.hook
                 && let Some((scene, state)) = scene(table.family, hook)
             {
+                let scene = Scene { marks_change, ..scene };
                 let device = matches!(hook.point, HookPoint::Ingress | HookPoint::Egress);
                 if device && (hook.drops || !chain.rules.is_empty()) {
                     let spot = Spot { table: index, chain: at, rule: None };
@@ -113,7 +122,7 @@ fn scene(family: Family, hook: &Hook) -> Option<(Scene, State)> {
         Egress => state = state.narrowed(Field::Oif, &devices)?,
         _ => {}
     }
-    Some((Scene { family, point: hook.point, stages }, state))
+    Some((Scene { family, point: hook.point, stages, marks_change: false }, state))
 }
 
 pub(super) struct Walk<'a> {
@@ -202,8 +211,7 @@ impl<'a> Walk<'a> {
 
     pub(super) fn add(&mut self, here: &Here<'a>, spot: Spot, what: What, state: &State) {
         // TCP flies once it is established, and not before.
-        let begun = Ranges::of([field::STATE_INVALID, field::STATE_ESTABLISHED].map(|state| (state, state)));
-        if state.get(Field::L4Proto) == Ranges::one(TCP) && state.get(Field::CtState).and(&begun).is_empty() {
+        if state.get(Field::L4Proto) == Ranges::one(TCP) && !Here::is_running(state) {
             return;
         }
         let concern = Concern::new(state, &here.scene.stages, &self.ruleset.interfaces);
@@ -212,6 +220,13 @@ impl<'a> Walk<'a> {
 }
 
 impl Here<'_> {
+    /// Whether packets of a running connection are among those of a state.
+    pub(super) fn is_running(state: &State) -> bool {
+        let running =
+            Ranges::of([field::STATE_INVALID, field::STATE_ESTABLISHED].map(|state| (state, state)));
+        !state.get(Field::CtState).and(&running).is_empty()
+    }
+
     /// Whether any of these has an effect beyond counting, logging and choosing what follows.
     pub(super) fn act(&self, expressions: &[Expression]) -> bool {
         expressions.iter().any(|expression| acts(expression, self.table, &self.acts))

@@ -2,6 +2,7 @@
 
 mod concern;
 mod constructs;
+mod oracle;
 mod stock;
 mod walk;
 
