@@ -21,8 +21,8 @@ pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, Handler, MAX_CLIENTS, Server};
 pub use types::{
     ConntrackCounts, FlowCounts, FlowInfo, FlowState, PacketCounts, PerDirection, PortCounters, PortStatus,
-    PuntStats, RevalidationCounts, RulesetInfo, Stats, Status, TrackerCounts, TupleInfo, TwinCounters,
-    WorkerStats, WorkerStatus, proto_name,
+    PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo,
+    TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 
 #[cfg(test)]

@@ -485,7 +485,9 @@ fn json_keys_are_stable() {
         packets.punted punt punt.control punt.dropped_by_reason punt.from_kernel punt.thread punt.to_kernel \
         punted_by_reason tracker tracker.asked tracker.changes tracker.deadline_missed tracker.entries \
         tracker.not_forwarded tracker.proofs tracker.stale_proofs tracker.table_full tracker.unasked workers \
-        workers.busy_percent workers.core workers.dropped_by_reason workers.empty_polls \
+        workers.busy_percent workers.core workers.cycles_per_packet workers.cycles_per_packet.decide \
+        workers.cycles_per_packet.parse workers.cycles_per_packet.receive workers.cycles_per_packet.send \
+        workers.dropped_by_reason workers.empty_polls \
         workers.packets workers.packets.dropped workers.packets.fast workers.packets.from_kernel \
         workers.packets.hardware workers.packets.punted workers.polls workers.punted_by_reason workers.sleeps";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -338,6 +338,21 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Share of the last second in which it worked on packets, 0 to 100.
     pub busy_percent: f64,
+    /// What its stages take.
+    pub cycles_per_packet: StageCycles,
+}
+
+/// Cycles a packet that a worker's stages take, of the time-stamp counter: means over one round in 16 since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageCycles {
+    /// Receiving, with the driver.
+    pub receive: f64,
+    /// Parsing and sorting.
+    pub parse: f64,
+    /// Looking up, deciding and rewriting.
+    pub decide: f64,
+    /// Sending, with the driver, and giving to the kernel.
+    pub send: f64,
 }
 
 /// Counters of one punt thread.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::format::{bytes, count, seconds, speed};
 use super::table::{Align, Table};
-use crate::api::{ByReason, PortStatus, Reason, Stats, Status};
+use crate::api::{ByReason, PortStatus, Reason, StageCycles, Stats, Status};
 
 use Align::{Left, Right};
 
@@ -167,6 +167,22 @@ pub(super) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
         ]);
     }
     workers.flush(out)?;
+    writeln!(out)?;
+    let mut stages = Table::new(&[
+        ("CYCLES A PACKET, CORE", Right),
+        ("RECEIVE", Right),
+        ("PARSE", Right),
+        ("DECIDE", Right),
+        ("SEND", Right),
+        ("TOGETHER", Right),
+    ]);
+    for worker in &stats.workers {
+        let StageCycles { receive, parse, decide, send } = worker.cycles_per_packet;
+        let cycles = [receive, parse, decide, send, receive + parse + decide + send];
+        let cells = cycles.map(|cycles| format!("{cycles:.0}"));
+        stages.row([worker.core.to_string()].into_iter().chain(cells).collect());
+    }
+    stages.flush(out)?;
     writeln!(out)?;
     let mut punt = Table::new(&[
         ("PUNT THREAD", Right),

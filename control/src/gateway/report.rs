@@ -2,14 +2,16 @@
 
 use dataplane::flow::{Counter, FiveTuple, Snapshot};
 use dataplane::packet::DropReason;
+use dataplane::worker::{Stage, StageCosts};
 
 use super::ports::GatewayPort;
 use super::rules;
 use super::state::{State, WorkerView};
 use crate::api::{
     ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
-    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, Stats,
-    Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo,
+    StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus,
+    proto_name,
 };
 use crate::config::Accelerate;
 use crate::tracker::ConnectionView;
@@ -173,6 +175,7 @@ impl State {
             empty_polls: worker.activity.empty_polls.get(),
             sleeps: worker.activity.sleeps.get(),
             busy_percent: self.shares(worker).0,
+            cycles_per_packet: stage_cycles(&worker.activity.stages),
         }
     }
 
@@ -241,6 +244,12 @@ impl State {
 /// A MAC address in words.
 pub(super) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+fn stage_cycles(stages: &StageCosts) -> StageCycles {
+    let [receive, parse, decide, send] =
+        Stage::ALL.map(|stage| (stages.cycles_per_packet(stage) * 10.0).round() / 10.0);
+    StageCycles { receive, parse, decide, send }
 }
 
 fn port_status(port: &GatewayPort, twin: &dataplane::punt::TwinCounters) -> PortStatus {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::stages::StageCosts;
 use crate::clock::Clock;
 use crate::flow::Counter;
 
@@ -29,6 +30,8 @@ pub struct Activity {
     pub sleeps: Counter,
     /// Nanoseconds slept, as asked for.
     pub slept_nanos: Counter,
+    /// What its stages cost.
+    pub stages: StageCosts,
 }
 
 impl Activity {

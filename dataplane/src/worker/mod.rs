@@ -10,6 +10,7 @@ mod egress;
 mod hold;
 mod idle;
 mod lane;
+mod stages;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -26,6 +27,8 @@ use hold::HoldQueue;
 use idle::Idle;
 pub use idle::{Activity, IdlePolicy};
 use lane::Lanes;
+use stages::Watch;
+pub use stages::{Stage, StageCosts};
 
 /// Packets received at once.
 pub const BURST: usize = 64;
@@ -123,6 +126,7 @@ pub struct Worker {
     clock: Clock,
     lanes: Lanes,
     idle: Idle,
+    watch: Watch,
 }
 
 impl Worker {
@@ -147,6 +151,7 @@ impl Worker {
             quiescence,
             clock,
             lanes: Lanes::default(),
+            watch: Watch::default(),
             idle: Idle::new(idle),
         }
     }
@@ -178,6 +183,7 @@ impl Worker {
     #[inline(never)]
     pub fn round(&mut self) -> usize {
         self.carrier.now = self.clock.millis() as u32;
+        self.watch.begin();
         let mut packets = 0;
         for port in 0..self.carrier.ports.len() {
             packets += self.receive(port);
@@ -188,6 +194,8 @@ impl Worker {
         packets += carrier.send_from_kernel();
         carrier.release_held();
         carrier.flush();
+        self.watch.passed(Stage::Send);
+        self.watch.end(packets, &carrier.link.activity.stages);
         packets
     }
 
@@ -206,22 +214,26 @@ impl Worker {
     }
 
     fn receive(&mut self, port: usize) -> usize {
-        let Self { carrier, lanes, .. } = self;
+        let Self { carrier, lanes, watch, .. } = self;
         let Some(rx) = carrier.ports.get_mut(port).and_then(|state| state.rx.as_mut()) else { return 0 };
         let received = rx.burst(&mut lanes.v4.packets);
+        watch.passed(Stage::Receive);
         if received == 0 {
             return 0;
         }
         lanes.sort(port as u16, carrier);
+        watch.passed(Stage::Parse);
         // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
         // sent, what was held, what came in just now, which has been made ready to leave meanwhile.
         carrier.decide_held();
         lanes.v4.prepare(&carrier.link, &mut carrier.held, carrier.now);
         lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
+        watch.passed(Stage::Decide);
         carrier.send_from_kernel();
         carrier.release_held();
         carrier.carry_out(lanes);
+        watch.passed(Stage::Send);
         received
     }
 }
