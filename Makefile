@@ -12,7 +12,7 @@ LABS   ?= 2
 # Of `make oracle-long`.
 PACKETS ?= 10000000
 
-.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind test-guest test-guest-long bench scale \
+.PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
         instructions lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
@@ -67,6 +67,10 @@ sanitize: deps
 valgrind: deps
 	PROPTEST_CASES=8 CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER="valgrind -q --error-exitcode=9" \
 	$(CARGO) test --package dataplane --lib -- flow:: punt::fingerprints --skip stress
+
+## miri: the flow table's unit tests under miri, for those who have it: rustup +nightly component add miri
+miri: deps
+	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 $(CARGO) +nightly miri test --package dataplane --lib -- flow::
 
 ## test-guest: on emulated NICs, with both kinds of twin, and beside the kernel's flowtable, on two kernels under qemu;
 ## ten minutes at most, of GUEST_BUDGET seconds

@@ -4,6 +4,7 @@ mod error;
 mod events;
 mod explain;
 mod kept;
+mod numa;
 mod plane;
 mod ports;
 mod remake;

@@ -66,8 +66,10 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
 
     let capacity = config.flows.capacity as usize;
     let table_error = |source| GatewayError::Table { capacity, source };
-    let (table, writer) = FlowTable::create(TableConfig::new(capacity)).map_err(table_error)?;
-    let placement = Placement::default();
+    let placement =
+        Placement { numa_node: super::numa::node_of(&config.workers.cores), ..Placement::default() };
+    let table_config = TableConfig { placement, ..TableConfig::new(capacity) };
+    let (table, writer) = FlowTable::create(table_config).map_err(table_error)?;
     let (adjacencies, adjacency_writer) =
         AdjacencyTable::create(ADJACENCIES, table.qsbr(), placement).map_err(table_error)?;
     let (contexts, context_writer) = ContextTable::create(table.qsbr(), placement).map_err(table_error)?;
