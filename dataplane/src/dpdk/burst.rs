@@ -1,6 +1,7 @@
 //! A bounded array of packets: what a queue gives and takes at once.
 
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 
@@ -54,19 +55,29 @@ impl Burst {
         self.packets.drain(..)
     }
 
-    /// Goes through the packets in order. What `keep` gives back stays, in order, and moves up to the place that it is
-    /// told; the rest it has taken. Of those that follow it may take as many as it likes at once.
+    /// Goes through the packets in order. What stays does so in order, and moves up to the place that the sieve is told;
+    /// the rest the sieve has taken.
     #[inline(always)]
-    pub fn sift(&mut self, mut keep: impl FnMut(usize, Mbuf, &mut Following<'_>) -> Option<Mbuf>) {
+    pub fn sift(&mut self, sieve: &mut impl Sieve) {
         let (len, array) = (self.packets.len(), self.packets.as_mut_ptr());
-        let (mut following, mut kept) = (Following { array, at: 0, len, burst: PhantomData }, 0);
+        let (mut at, mut kept) = (0, 0);
         // SAFETY: the array holds `len` packets. Each is moved out once, and perhaps in again at a place that was moved
-        // out of before: no more are kept than calls were made, and each call takes one or more. The array counts as
-        // empty meanwhile: should `keep` panic, packets are lost, but none is freed twice.
+        // out of before: no more are kept than were moved out. The array counts as empty meanwhile: should the sieve
+        // panic, packets are lost, but none is freed twice.
         unsafe {
             self.packets.set_len(0);
-            while let Some(packet) = following.take() {
-                if let Some(packet) = keep(kept, packet, &mut following) {
+            while at < len {
+                let packet = ManuallyDrop::new(array.add(at).read());
+                at += 1;
+                if sieve.stays(kept, &packet) {
+                    array.add(kept).cast::<ManuallyDrop<Mbuf>>().write(packet);
+                    kept += 1;
+                    continue;
+                }
+                let mut following = Following { array, at, len, burst: PhantomData };
+                let other = sieve.other(kept, ManuallyDrop::into_inner(packet), &mut following);
+                at = following.at;
+                if let Some(packet) = other {
                     array.add(kept).write(packet);
                     kept += 1;
                 }
@@ -144,6 +155,16 @@ impl Burst {
         }
         true
     }
+}
+
+/// Says which packets of a burst stay in it.
+pub trait Sieve {
+    /// Whether a packet stays, at this place of the burst.
+    fn stays(&mut self, at: usize, packet: &Mbuf) -> bool;
+
+    /// Takes a packet that doesn't, and of those that follow it as many as it likes. What it gives back, one of them,
+    /// stays nevertheless.
+    fn other(&mut self, at: usize, packet: Mbuf, following: &mut Following<'_>) -> Option<Mbuf>;
 }
 
 /// The packets of a burst that is [sifted](Burst::sift) which have not been looked at yet.

@@ -36,7 +36,7 @@ pub(crate) mod testing;
 mod thread;
 mod tun;
 
-pub use burst::{BURST_MAX, Burst, Following};
+pub use burst::{BURST_MAX, Burst, Following, Sieve};
 pub use eal::{Eal, EalError, EalOptions, Hugepages};
 pub use error::Cause;
 pub use keeper::Keeper;

@@ -228,9 +228,27 @@ impl AdjacencyTable {
         prefetch(self.0.as_ptr().wrapping_add(id.0 as usize));
     }
 
+    /// All of them, for who looks at many.
+    #[inline]
+    pub fn all(&self) -> Adjacencies<'_> {
+        Adjacencies(&self.0)
+    }
+
     /// The adjacency of that name. One that says [`AdjacencyFields::is_some`] is false if there was never any.
     #[inline]
     pub fn get(&self, id: AdjacencyId) -> &Adjacency {
+        self.all().get(id)
+    }
+}
+
+/// All adjacencies.
+#[derive(Clone, Copy, Debug)]
+pub struct Adjacencies<'a>(&'a [Adjacency]);
+
+impl<'a> Adjacencies<'a> {
+    /// As [`AdjacencyTable::get`].
+    #[inline(always)]
+    pub fn get(self, id: AdjacencyId) -> &'a Adjacency {
         // There is always number 0, so the table is never empty.
         self.0.get(id.0 as usize).unwrap_or(&self.0[0])
     }

@@ -214,12 +214,10 @@ impl<L: Line> Arena<L> {
 
     /// Third stage, for the key at this position: compares it with that of its candidate. Gives its entry, with its index.
     #[inline(always)]
-    pub(crate) fn confirm_at(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
+    pub(crate) fn first_guess(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
         let first = lookup.first[position % MAX_BURST];
-        match self.entries.get(first as usize) {
-            Some(entry) if entry.matches(key) => Some((first, entry)),
-            _ => self.second_guess(key, lookup.hashes[position % MAX_BURST]),
-        }
+        let entry = self.entries.get(first as usize)?;
+        entry.matches(key).then_some((first, entry))
     }
 
     /// Third stage for all: `found[i]` becomes the slot of `keys[i]`.
@@ -227,7 +225,9 @@ impl<L: Line> Arena<L> {
         self.gather(lookup);
         let len = lookup.len.min(MAX_BURST);
         for (position, (key, found)) in keys.iter().zip(found).take(len).enumerate() {
-            *found = self.confirm_at(position, key, lookup).map(|(index, _)| L::slot(index));
+            let entry = self.first_guess(position, key, lookup);
+            let entry = entry.or_else(|| self.second_guess(position, key, lookup));
+            *found = entry.map(|(index, _)| L::slot(index));
         }
     }
 
@@ -251,7 +251,8 @@ impl<L: Line> Arena<L> {
     /// The first candidate was a stranger, or there was none: the whole search.
     #[cold]
     #[inline(never)]
-    fn second_guess(&self, key: &L::Key, hash: u64) -> Option<(u32, &L)> {
+    pub(crate) fn second_guess(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
+        let hash = lookup.hashes[position % MAX_BURST];
         let index = self.find(key, Probe::new(hash, self.groups()))?;
         Some((index as u32, self.entries.get(index)?))
     }

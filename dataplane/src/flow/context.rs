@@ -18,6 +18,8 @@ struct Words([AtomicU64; 2]);
 #[allow(unsafe_code)]
 unsafe impl Zeroed for Words {}
 
+const COUNT: usize = u16::MAX as usize + 1;
+
 /// All ingress contexts. Shared by workers.
 #[derive(Debug)]
 pub struct ContextTable(Region<Words>);
@@ -36,7 +38,7 @@ impl ContextTable {
     /// # Errors
     /// When there is no memory.
     pub fn create(qsbr: &Arc<Qsbr>, placement: Placement) -> Result<(Arc<Self>, ContextWriter), TableError> {
-        let table = Arc::new(Self(Region::new(usize::from(u16::MAX) + 1, placement)?));
+        let table = Arc::new(Self(Region::new(COUNT, placement)?));
         // No frame comes from there: group address as the destination, all bits of the encapsulation.
         table.write(Self::NONE, &Ingress { mac_port: u64::MAX, encap: u64::MAX });
         let numbers = Numbers::new(Arc::clone(qsbr), u32::from(u16::MAX));
@@ -46,15 +48,39 @@ impl ContextTable {
     /// The context of that number. [`Self::NONE`] equals the context of no frame.
     #[inline]
     pub fn get(&self, number: u16) -> Ingress {
-        let [mac_port, encap] =
-            self.0[usize::from(number)].0.each_ref().map(|word| word.load(Ordering::Relaxed));
-        Ingress { mac_port, encap }
+        self.0[usize::from(number)].get()
+    }
+
+    /// All of them, for who looks at many.
+    #[inline]
+    pub fn all(&self) -> Contexts<'_> {
+        Contexts(&self.0[..COUNT])
     }
 
     fn write(&self, number: u16, ingress: &Ingress) {
         let [mac_port, encap] = &self.0[usize::from(number)].0;
         mac_port.store(ingress.mac_port, Ordering::Relaxed);
         encap.store(ingress.encap, Ordering::Relaxed);
+    }
+}
+
+/// All ingress contexts: as many as 16 bits can name, which the compiler sees here, so that it needs no check.
+#[derive(Clone, Copy, Debug)]
+pub struct Contexts<'a>(&'a [Words]);
+
+impl Contexts<'_> {
+    /// As [`ContextTable::get`].
+    #[inline(always)]
+    pub fn get(self, number: u16) -> Ingress {
+        self.0[usize::from(number)].get()
+    }
+}
+
+impl Words {
+    #[inline(always)]
+    fn get(&self) -> Ingress {
+        let [mac_port, encap] = self.0.each_ref().map(|word| word.load(Ordering::Relaxed));
+        Ingress { mac_port, encap }
     }
 }
 

@@ -61,8 +61,12 @@ pub(crate) trait Line: Zeroed + fmt::Debug + 'static {
     /// The entry as others see it.
     fn view(&self) -> Entry<'_>;
 
-    /// Makes a packet, from its IP header on, what leaves; false, and no change, if it is too short.
-    fn apply(&self, packet: &mut [u8]) -> bool;
+    /// The headers of the shortest packet that is [applied](Self::apply) to, from the IP header on.
+    const HEADERS: usize;
+
+    /// Makes a packet, from its IP header on, what leaves; false, and no change, if it is too short. `flags` are the
+    /// entry's.
+    fn apply(&self, packet: &mut [u8], flags: u8) -> bool;
 
     /// Writes a new flow into a line that nobody can find: candidate, no adjacency, counters at 0.
     fn write(&self, key: &Self::Key, leaves_as: &Self::Key);

@@ -1,15 +1,8 @@
 //! Flows: keys, entries, and the table that workers read and control writes.
 //!
-//! The unsafe parts (`region`, `hash`, `tags`, `burst`) and the orders of memory accesses are checked by
-//!
-//! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release -p dataplane --lib loom_tests
-//! RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p dataplane --lib --target x86_64-unknown-linux-gnu flow
-//! PROPTEST_CASES=16 valgrind -q --error-exitcode=9 target/debug/deps/dataplane-HASH flow
-//! cargo +nightly miri test -p dataplane --lib flow      # not on the development machines
-//! ```
-//!
-//! and `cargo run --release -p dataplane --example table_cycles` measures.
+//! The unsafe parts (`region`, `hash`, `tags`, `burst`) and the orders of memory accesses are checked by `make loom`,
+//! `make sanitize`, `make valgrind` and, for those who have it, `make miri`; and
+//! `cargo run --release -p dataplane --example table_cycles` measures.
 
 mod adjacency;
 mod arena;
@@ -38,11 +31,11 @@ mod tests;
 mod writer;
 
 pub use adjacency::{
-    Adjacency, AdjacencyError, AdjacencyFields, AdjacencyId, AdjacencyTable, AdjacencyWriter, Egress,
-    MAX_HEADER,
+    Adjacencies, Adjacency, AdjacencyError, AdjacencyFields, AdjacencyId, AdjacencyTable, AdjacencyWriter,
+    Egress, MAX_HEADER,
 };
 pub use arena::{Lookup, MAX_BURST};
-pub use context::{ContextTable, ContextWriter, TooManyContexts};
+pub use context::{ContextTable, ContextWriter, Contexts, TooManyContexts};
 pub use counters::{Counter, MAX_PORTS, PacketCount, PacketCounter, Snapshot, WorkerCounters};
 pub use entry::{Entry, Entry4, Entry6, EntryView};
 pub(crate) use entry::{Line, Line4, Line6};

@@ -1,12 +1,12 @@
 //! Where packets leave a worker: rewritten and sent, held for a moment, or given to the punt thread.
 
 use super::decide::{self, Verdict};
-use super::egress::{self, Flown};
+use super::egress;
 use super::hold::{Held, HoldQueue};
 use super::lane::{Fate, Fates, Lane, Lanes};
 use super::{BURST, CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
 use crate::dpdk::{Burst, Mbuf, TxQueue};
-use crate::flow::{Entry, Line, Slot, WorkerCounters};
+use crate::flow::{Entry, Entry4, Entry6, Line, Slot, WorkerCounters};
 use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, Refusal, Refused};
 use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
@@ -63,7 +63,7 @@ impl Carrier {
     }
 
     fn count(&self, fates: &Fates) {
-        self.link.counters.fast().add(fates.flown.packets, fates.flown.bytes);
+        self.link.counters.fast().add(fates.packets, fates.bytes);
     }
 
     fn carry_out_one(&mut self, mbuf: Mbuf, fate: Fate, headers: impl FnOnce() -> Headers) {
@@ -89,17 +89,15 @@ impl Carrier {
 
     /// Has a packet fly that was held.
     fn fly_late(&mut self, mut mbuf: Mbuf, outline: &Outline, slot: Slot) {
-        let mut flown = Flown::default();
-        let port = match self.link.table.entry(slot) {
-            Entry::V4(entry) => {
-                egress::make_ready(&self.link, entry.0, &mut mbuf, outline, self.now, &mut flown)
-            }
-            Entry::V6(entry) => {
-                egress::make_ready(&self.link, entry.0, &mut mbuf, outline, self.now, &mut flown)
-            }
+        let (adjacencies, now) = (self.link.adjacencies.all(), self.now);
+        let ready = match self.link.table.entry(slot) {
+            Entry::V4(Entry4(line)) => egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now),
+            Entry::V6(Entry6(line)) => egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now),
         };
-        let Some(port) = port else { return self.link.counters.dropped(DropReason::NoPort).add(1) };
-        self.link.counters.fast().add(flown.packets, flown.bytes);
+        let Some((port, bytes)) = ready else {
+            return self.link.counters.dropped(DropReason::NoPort).add(1);
+        };
+        self.link.counters.fast().add(1, bytes.into());
         self.send(port.into(), mbuf);
     }
 

@@ -3,7 +3,9 @@
 use super::WorkerLink;
 use super::hold::Held;
 use crate::dpdk::Mbuf;
-use crate::flow::{ContextTable, Entry, EntryState, EntryView, FlowRef, Slot, TCP, flags};
+use crate::flow::{
+    AdjacencyId, ContextTable, Contexts, Entry, EntryState, EntryView, FlowRef, Slot, TCP, flags,
+};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, plausible_close, source_mac};
 use crate::punt::PuntEvent;
 
@@ -28,26 +30,31 @@ const ACK_MEMORY: u32 = 30_000;
 
 /// Decides on a packet that has an entry.
 pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
-    if flies(link, mbuf, headers, link.table.entry(slot), now) {
+    let entry = link.table.entry(slot);
+    if flies(link.contexts.all(), mbuf, headers, entry).is_some() {
+        saw_ack(&entry, headers, now);
         return Verdict::Fly;
     }
     unusual(link, mbuf, headers, slot, now)
 }
 
-/// Whether nothing at all is unusual about a packet: then it flies, as [`unusual`] would say too.
+/// The entry's adjacency, if nothing at all is unusual about a packet: then it flies, as [`unusual`] would say too.
 #[inline(always)]
-pub(super) fn flies(link: &WorkerLink, mbuf: &Mbuf, outline: &Outline, entry: Entry<'_>, now: u32) -> bool {
+pub(super) fn flies(
+    contexts: Contexts<'_>,
+    mbuf: &Mbuf,
+    outline: &Outline,
+    entry: Entry<'_>,
+) -> Option<AdjacencyId> {
     let (state, context) = entry.state_and_context();
+    let (adjacency, flags) = entry.egress();
     let usual = state == EntryState::Software
-        && entry.flags() & flags::BRIDGED == 0
-        && link.contexts.get(context) == outline.ingress
+        && flags & flags::BRIDGED == 0
+        && contexts.get(context) == outline.ingress
         && !outline.is_tcp_control()
         && outline.l3_len <= entry.proved_length()
         && !mbuf.offload_flags().any_checksum_bad();
-    if usual {
-        saw_ack(&entry, outline, now);
-    }
-    usual
+    usual.then_some(adjacency)
 }
 
 /// Decides on any packet that has an entry.
@@ -100,7 +107,7 @@ fn is_from_its_sender(link: &WorkerLink, mbuf: &Mbuf, entry: &Entry<'_>) -> bool
 
 /// What a direction has acknowledged tells which FIN and RST of the other one can be genuine.
 #[inline(always)]
-fn saw_ack(entry: &Entry<'_>, outline: &Outline, now: u32) {
+pub(super) fn saw_ack(entry: &Entry<'_>, outline: &Outline, now: u32) {
     if outline.tcp_ack != 0 {
         entry.set_last_ack(outline.tcp_ack);
         entry.touch(now);

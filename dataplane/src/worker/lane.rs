@@ -8,11 +8,11 @@
 
 use super::carrier::Carrier;
 use super::decide::{self, Verdict};
-use super::egress::{self, Flown};
+use super::egress;
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
-use crate::dpdk::{Burst, Following, Mbuf};
-use crate::flow::{FlowTable, Key, Line, Line4, Line6, Lookup, Slot};
+use crate::dpdk::{Burst, Following, Mbuf, Sieve};
+use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
@@ -64,7 +64,8 @@ pub(super) struct Fates {
     /// Some don't leave, or not through that port.
     mixed: bool,
     /// What leaves, summed up.
-    pub(super) flown: Flown,
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
 }
 
 /// What becomes of a packet.
@@ -94,7 +95,8 @@ impl Default for Fates {
             staying: [(None, Verdict::Hold); BURST],
             together: NO_PORT,
             mixed: false,
-            flown: Flown::default(),
+            packets: 0,
+            bytes: 0,
         }
     }
 }
@@ -109,68 +111,65 @@ impl Lanes {
         for mbuf in packets.iter() {
             mbuf.prefetch_data();
         }
-        packets.sift(|at, mbuf, following| match parse_plain4(mbuf.data(), port) {
-            Some((key, outline)) if mbuf.segments() == 1 => {
-                known.put(at, key, &outline, &carrier.link.table);
-                Some(mbuf)
-            }
-            _ => {
-                let other = sort_plain6(mbuf, port, (at, behind), v6, following, &carrier.link.table)?;
-                sort_other(other, port, (at, behind), known, v6, carrier)
-            }
-        });
+        packets.sift(&mut Sorter { port, known, v6, behind, carrier });
         known.complete(packets.len(), &carrier.link.table);
         v6.known.complete(v6.packets.len(), &carrier.link.table);
     }
 }
 
-/// A packet that is not plain IPv4, and those that follow it: plain IPv6 goes to its lane. Gives the first that is neither.
-#[inline(never)]
-fn sort_plain6(
-    mut mbuf: Mbuf,
+/// Tells the packets of a burst apart.
+struct Sorter<'a> {
     port: u16,
-    (at, behind): (usize, &mut [u8; BURST]),
-    v6: &mut Lane<Line6>,
-    following: &mut Following<'_>,
-    table: &FlowTable,
-) -> Option<Mbuf> {
-    while mbuf.segments() == 1
-        && let Some((key, outline)) = parse_plain6(mbuf.data(), port)
-    {
-        behind[v6.packets.len() % BURST] = at as u8;
-        v6.push(mbuf, key, &outline, table);
-        mbuf = following.take()?;
-    }
-    Some(mbuf)
+    known: &'a mut Known<Line4>,
+    v6: &'a mut Lane<Line6>,
+    behind: &'a mut [u8; BURST],
+    carrier: &'a mut Carrier,
 }
 
-/// Any other packet: stays in the IPv4 lane, at this place, if it is IPv4 and could fly.
-#[inline(never)]
-fn sort_other(
-    mbuf: Mbuf,
-    port: u16,
-    (at, behind): (usize, &mut [u8; BURST]),
-    v4: &mut Known<Line4>,
-    v6: &mut Lane<Line6>,
-    carrier: &mut Carrier,
-) -> Option<Mbuf> {
-    if mbuf.segments() > 1 {
-        // Headers may lie across segments: the punt thread gathers, the kernel decides.
-        carrier.refuse(port.into(), mbuf, None);
-        return None;
-    }
-    match parse(mbuf.data(), port) {
-        Ok(Headers { key: Key::V4(key), outline }) => {
-            v4.put(at, key, &outline, &carrier.link.table);
-            return Some(mbuf);
+impl Sieve for Sorter<'_> {
+    #[inline(always)]
+    fn stays(&mut self, at: usize, mbuf: &Mbuf) -> bool {
+        match parse_plain4(mbuf.data(), self.port) {
+            Some((key, outline)) if mbuf.segments() == 1 => {
+                self.known.put(at, key, &outline, &self.carrier.link.table);
+                true
+            }
+            _ => false,
         }
-        Ok(Headers { key: Key::V6(key), outline }) => {
-            behind[v6.packets.len() % BURST] = at as u8;
-            v6.push(mbuf, key, &outline, &carrier.link.table);
-        }
-        Err(refusal) => carrier.refuse(port.into(), mbuf, Some(refusal)),
     }
-    None
+
+    #[inline(never)]
+    fn other(&mut self, at: usize, mut mbuf: Mbuf, following: &mut Following<'_>) -> Option<Mbuf> {
+        // Those of one family mostly come together.
+        while mbuf.segments() == 1
+            && let Some((key, outline)) = parse_plain6(mbuf.data(), self.port)
+        {
+            self.push6(at, mbuf, key, &outline);
+            mbuf = following.take()?;
+        }
+        if mbuf.segments() > 1 {
+            // Headers may lie across segments: the punt thread gathers, the kernel decides.
+            self.carrier.refuse(self.port.into(), mbuf, None);
+            return None;
+        }
+        match parse(mbuf.data(), self.port) {
+            Ok(Headers { key: Key::V4(key), outline }) => {
+                self.known.put(at, key, &outline, &self.carrier.link.table);
+                return Some(mbuf);
+            }
+            Ok(Headers { key: Key::V6(key), outline }) => self.push6(at, mbuf, key, &outline),
+            Err(refusal) => self.carrier.refuse(self.port.into(), mbuf, Some(refusal)),
+        }
+        None
+    }
+}
+
+impl Sorter<'_> {
+    #[inline(always)]
+    fn push6(&mut self, at: usize, mbuf: Mbuf, key: Key6, outline: &Outline) {
+        self.behind[self.v6.packets.len() % BURST] = at as u8;
+        self.v6.push(mbuf, key, outline, &self.carrier.link.table);
+    }
 }
 
 impl<L: Line> Known<L> {
@@ -212,6 +211,12 @@ impl<L: Line> Known<L> {
 }
 
 impl Fates {
+    /// For a burst of so many packets, all of which leave as long as nothing else is said.
+    fn begin(&mut self, packets: usize) {
+        (self.together, self.mixed) = (NO_PORT, false);
+        (self.packets, self.bytes) = (packets as u64, 0);
+    }
+
     /// The port through which all packets leave, if there is one.
     pub(super) fn common_port(&self) -> Option<u16> {
         (!self.mixed).then_some(self.together)
@@ -227,7 +232,8 @@ impl Fates {
     }
 
     #[inline(always)]
-    fn leaves(&mut self, at: usize, port: u16) {
+    fn leaves(&mut self, at: usize, port: u16, length: u32) {
+        self.bytes += u64::from(length);
         self.ports[at] = port;
         if self.together != port {
             self.mixed |= at > 0;
@@ -237,6 +243,7 @@ impl Fates {
 
     fn stays(&mut self, at: usize, slot: Option<Slot>, verdict: Verdict) {
         self.mixed = true;
+        self.packets -= 1;
         self.ports[at] = NO_PORT;
         self.staying[at] = (slot, verdict);
     }
@@ -253,37 +260,65 @@ impl<L: Line> Lane<L> {
 
     /// Finds each packet's entry, decides by it, and makes ready to leave what flies. Nothing is sent yet.
     pub(super) fn prepare(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
-        let Self { packets, known, fates } = self;
-        let (arena, mut flown) = (L::arena(&link.table), Flown::default());
-        (fates.together, fates.mixed) = (NO_PORT, false);
-        let mut nobody_waits = held.is_empty();
-        arena.find_candidates(&mut known.lookup, AHEAD);
-        for (at, mbuf) in packets.iter_mut().enumerate() {
-            let at = at % BURST;
+        self.fates.begin(self.packets.len());
+        L::arena(&link.table).find_candidates(&mut self.known.lookup, AHEAD);
+        let from = if held.is_empty() { self.prepare_from::<true>(0, link, held, now) } else { 0 };
+        self.prepare_from::<false>(from, link, held, now);
+    }
+
+    /// The same from a packet on. `ALONE`: nobody waits, and where somebody begins to it ends; says where that is.
+    #[inline(always)]
+    fn prepare_from<const ALONE: bool>(
+        &mut self,
+        from: usize,
+        link: &WorkerLink,
+        held: &mut HoldQueue,
+        now: u32,
+    ) -> usize {
+        let Self { packets, known: Known { keys, outlines, lookup }, fates } = self;
+        let (arena, packets) = (L::arena(&link.table), &mut packets[..]);
+        let (contexts, adjacencies) = (link.contexts.all(), link.adjacencies.all());
+        let len = packets.len().min(BURST);
+        for at in from..len {
             if at % L::PART == 0 {
-                arena.gather(&mut known.lookup);
-                arena.find_candidates(&mut known.lookup, at + L::PART + AHEAD);
+                arena.gather(lookup);
+                arena.find_candidates(lookup, at + L::PART + AHEAD);
             }
-            let outline = &known.outlines[at];
-            let Some((index, entry)) = arena.confirm_at(at, &known.keys[at], &known.lookup) else {
-                fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
-                continue;
+            let (mbuf, key, outline) = (&mut packets[at], &keys[at], &outlines[at]);
+            let (index, entry) = match arena.first_guess(at, key, lookup) {
+                Some(found) => found,
+                None => match arena.second_guess(at, key, lookup) {
+                    Some(found) => found,
+                    None => {
+                        fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
+                        continue;
+                    }
+                },
             };
-            if !(nobody_waits && decide::flies(link, mbuf, outline, entry.view(), now)) {
-                let slot = L::slot(index);
-                let verdict =
-                    held.decide_new(slot, || decide::flow(link, mbuf, &known.headers(at), slot, now));
-                if verdict != Verdict::Fly {
-                    nobody_waits &= verdict != Verdict::Hold;
-                    fates.stays(at, Some(slot), verdict);
-                    continue;
+            let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {
+                Some(adjacency) if ALONE => {
+                    decide::saw_ack(&entry.view(), outline, now);
+                    egress::make_ready(adjacencies, (entry, (adjacency, 0)), mbuf, outline, now)
                 }
-            }
-            match egress::make_ready(link, entry, mbuf, outline, now, &mut flown) {
-                Some(port) => fates.leaves(at, port),
+                _ => {
+                    let headers = Headers { key: L::any_key(*key), outline: *outline };
+                    let slot = L::slot(index);
+                    let verdict = held.decide_new(slot, || decide::flow(link, mbuf, &headers, slot, now));
+                    if verdict != Verdict::Fly {
+                        fates.stays(at, Some(slot), verdict);
+                        if ALONE && verdict == Verdict::Hold {
+                            return at + 1;
+                        }
+                        continue;
+                    }
+                    egress::make_unusual_ready(adjacencies, entry, mbuf, outline, now)
+                }
+            };
+            match ready {
+                Some((port, length)) => fates.leaves(at, port, length),
                 None => fates.stays(at, Some(L::slot(index)), Verdict::Drop(DropReason::NoPort)),
             }
         }
-        fates.flown = flown;
+        len
     }
 }

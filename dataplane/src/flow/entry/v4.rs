@@ -9,6 +9,7 @@ use crate::flow::sync::{AtomicU32, AtomicU64};
 use crate::flow::tags::prefetch;
 use crate::flow::{FlowTable, Key, Key4, Slot};
 use crate::packet::Rewrite4;
+use crate::packet::wire::{IPV4_LEN, UDP_LEN};
 
 /// An IPv4 entry.
 #[derive(Debug, Default)]
@@ -71,6 +72,7 @@ impl Line for Line4 {
     type Key = Key4;
 
     const PART: usize = 16;
+    const HEADERS: usize = IPV4_LEN + UDP_LEN;
 
     #[inline(always)]
     fn arena(table: &FlowTable) -> &Arena<Self> {
@@ -125,8 +127,8 @@ impl Line for Line4 {
     }
 
     #[inline(always)]
-    fn apply(&self, packet: &mut [u8]) -> bool {
-        if self.is_bridged() { self.apply_bridged(packet) } else { self.routed().apply(packet) }
+    fn apply(&self, packet: &mut [u8], flags: u8) -> bool {
+        if flags & BRIDGED != 0 { self.apply_bridged(packet) } else { self.routed().apply(packet) }
     }
 
     fn write(&self, key: &Key4, leaves_as: &Key4) {

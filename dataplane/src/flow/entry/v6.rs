@@ -9,6 +9,7 @@ use crate::flow::sync::{AtomicU32, AtomicU64};
 use crate::flow::tags::prefetch;
 use crate::flow::{FlowTable, Key, Key6, Slot};
 use crate::packet::Rewrite6;
+use crate::packet::wire::{IPV6_LEN, UDP_LEN};
 
 /// An IPv6 entry. What the match and most packets need is in the first line.
 #[derive(Debug, Default)]
@@ -43,10 +44,10 @@ fn store_all(words: &[AtomicU64; 4], [[a, b], [c, d]]: [[u64; 2]; 2]) {
 
 impl Line6 {
     #[inline(always)]
-    fn rewrite(&self) -> Rewrite6 {
+    fn rewrite(&self, flags: u8) -> Rewrite6 {
         let [src, dst] = load_all(&self.new_addresses);
         let [_, l4_delta] = self.status.deltas();
-        let decrement_ttl = self.status.egress().1 & BRIDGED == 0;
+        let decrement_ttl = flags & BRIDGED == 0;
         Rewrite6 { src, dst, ports: self.new_ports.load(RELAXED), l4_delta, decrement_ttl }
     }
 }
@@ -55,6 +56,7 @@ impl Line for Line6 {
     type Key = Key6;
 
     const PART: usize = 8;
+    const HEADERS: usize = IPV6_LEN + UDP_LEN;
 
     #[inline(always)]
     fn arena(table: &FlowTable) -> &Arena<Self> {
@@ -106,8 +108,8 @@ impl Line for Line6 {
     }
 
     #[inline(always)]
-    fn apply(&self, packet: &mut [u8]) -> bool {
-        self.rewrite().apply(packet)
+    fn apply(&self, packet: &mut [u8], flags: u8) -> bool {
+        self.rewrite(flags).apply(packet)
     }
 
     fn write(&self, key: &Key6, leaves_as: &Key6) {
@@ -129,7 +131,7 @@ impl Entry6<'_> {
     /// What packets become.
     #[inline]
     pub fn rewrite6(&self) -> Rewrite6 {
-        self.0.rewrite()
+        self.0.rewrite(self.0.status.egress().1)
     }
 }
 
