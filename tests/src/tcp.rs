@@ -281,9 +281,11 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream, bytes: u64) -> Result<Tran
         while left > 0 {
             let asked = Instant::now();
             let room = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
-            let count = to
-                .read(&mut buffer[..room])
-                .map_err(LabError::io(format!("receive, {left} bytes before the end")))?;
+            let count = match to.read(&mut buffer[..room]) {
+                // A socket with a timeout tells of signals that nobody handles, such as SIGCONT (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.map_err(LabError::io(format!("receive, {left} bytes before the end")))?,
+            };
             longest_wait = longest_wait.max(asked.elapsed());
             if count == 0 {
                 let text = format!("{left} bytes before the end");
