@@ -8,7 +8,7 @@ use lab::change::{
 };
 use lab::raw::{Wire, mac};
 use lab::rules::{HOME_ROUTER, ROUTED};
-use lab::topology::{HOST_INTERFACE, OTHER, SERVER};
+use lab::topology::{CLIENT6, HOST_INTERFACE, OTHER, SERVER, SERVER6};
 use lab::{Lab, LabBuilder, Namespace, Result, udp, wait};
 
 const PORT: u16 = 5000;
@@ -164,6 +164,27 @@ fn a_neighbour_moves_to_another_mac() -> Result<()> {
     // The kernel believes no announcement within a second of the last.
     lab.gateway().sysctl("net.ipv4.neigh.wan0.locktime", "0")?;
     let to_old = |frame: &[u8]| frame.get(..6) == Some(&old[..]) && is_udp_to(frame, PORT);
+    let change =
+        || lab.server().run(&format!("ip link set {HOST_INTERFACE} address 02:aa:bb:cc:dd:ee")).map(drop);
+    last_of_the_old_way(&wire, to_old, change)?;
+    comes_back(&lab, &stream, &pair)
+}
+
+/// The same in IPv6, by an unsolicited neighbour advertisement (RFC 4861, section 7.2.6).
+#[test]
+fn an_ipv6_neighbour_moves_to_another_mac() -> Result<()> {
+    let lab = lab(ROUTED).ipv6().build()?;
+    let server = udp::bind(lab.server(), SERVER6, PORT)?;
+    let pair = udp::Pair::open(lab.client(), CLIENT6, std::net::SocketAddr::from((SERVER6, PORT)), server)?;
+    let stream = flying(&lab, &pair, true)?;
+    let old = mac(lab.server(), HOST_INTERFACE)?;
+    let wire = Wire::open(lab.server(), HOST_INTERFACE)?;
+    lab.server().sysctl(&format!("net.ipv6.conf.{HOST_INTERFACE}.ndisc_notify"), "1")?;
+    let to_old = |frame: &[u8]| {
+        frame.get(..6) == Some(&old[..])
+            && frame.get(12..14) == Some(&[0x86, 0xdd])
+            && frame.get(56..58) == Some(&PORT.to_be_bytes())
+    };
     let change =
         || lab.server().run(&format!("ip link set {HOST_INTERFACE} address 02:aa:bb:cc:dd:ee")).map(drop);
     last_of_the_old_way(&wire, to_old, change)?;
