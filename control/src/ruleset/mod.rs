@@ -40,6 +40,7 @@ mod walk;
 #[cfg(test)]
 mod walk_tests;
 mod words;
+mod writes;
 mod xtables;
 
 pub use concern::{ConnectionView, Direction};

@@ -290,8 +290,8 @@ pub struct Element {
     pub key: Vec<u8>,
     /// The last key of an interval, component by component.
     pub key_end: Option<Vec<u8>>,
-    /// As the kernel gives it: the key is the first that is not in the interval before it. After
-    /// [`Set::close_intervals`] there is none of these.
+    /// As the kernel gives it: the key is the first that is not in the interval before it. What is read has
+    /// none of these: intervals are closed.
     pub interval_end: bool,
     /// Stands for every key that no other element has.
     pub catch_all: bool,

@@ -1,8 +1,8 @@
 //! One rule, expression by expression.
 
 use super::evaluate::{self, Split};
-use super::expression::{Base, Expression, ObjectKind, Register, Verdict};
-use super::field::{self, Field, Part, Run};
+use super::expression::{Expression, ObjectKind, Register, Verdict};
+use super::field::{self, Field, Run};
 use super::found::{Spot, Warning, What};
 use super::loads::{self, Load};
 use super::model::{Chain, Element, Set};
@@ -10,6 +10,7 @@ use super::ranges::Ranges;
 use super::registers::{Loaded, Registers};
 use super::state::State;
 use super::walk::{Addition, Flow, Here, Walk};
+use super::writes;
 use super::xtables::{self, Target};
 use crate::config::Construct;
 use crate::ruleset::concern::Concern;
@@ -17,9 +18,6 @@ use crate::ruleset::concern::Concern;
 /// An element that a set forgets sooner than this, in milliseconds, needs packets more often than Flyover shows
 /// them to the kernel: twice the default of `flows.reprove_every`, and as much again for what is late.
 const SHORT_LIVED_MS: u64 = 120_000;
-
-/// `NFT_CT_MARK`.
-const CT_MARK: u32 = 3;
 
 /// A rule while it is gone through.
 struct Progress {
@@ -269,15 +267,15 @@ impl<'a> Walk<'a> {
                     }
                 }
                 self.marks(progress, expression);
-                overwrite(expression, &mut progress.passed);
+                writes::overwrite(expression, &mut progress.passed);
                 Step::Next
             }
             Expression::PayloadWrite { base, offset, len, sreg } => {
                 let source = progress.registers.any(*sreg);
-                for construct in written(*base, *offset, *len, source, &progress.passed) {
+                for construct in writes::written(*base, *offset, *len, source, &progress.passed) {
                     keep(self, here, progress, construct);
                 }
-                overwrite(expression, &mut progress.passed);
+                writes::overwrite(expression, &mut progress.passed);
                 Step::Next
             }
             Expression::ExthdrWrite { op, kind } => {
@@ -338,13 +336,9 @@ impl<'a> Walk<'a> {
 
     /// Notes a rule that sets the mark of running connections.
     fn marks(&mut self, progress: &Progress, expression: &Expression) {
-        let marks = match expression {
-            Expression::CtSet { key, .. } => *key == CT_MARK,
-            Expression::Target { name, .. } => name == "CONNMARK",
-            _ => false,
-        };
-        if marks && Here::is_running(&progress.passed) {
-            self.outcome.marking.insert(progress.spot);
+        let bits = writes::marked_bits(expression, &progress.registers);
+        if bits != 0 && Here::is_running(&progress.passed) {
+            *self.outcome.marking.entry(progress.spot).or_default() |= bits;
         }
     }
 
@@ -501,60 +495,4 @@ fn test_of(progress: &mut Progress, split: Split, constructs: Vec<Construct>, po
         progress.pending.extend(constructs.into_iter().map(|construct| (position + 1, construct)));
     }
     if progress.apply(split) { Step::Next } else { Step::Fails }
-}
-
-/// What an expression writes: what is known of it no longer holds.
-pub(super) fn overwrite(expression: &Expression, state: &mut State) {
-    const MARK: [Field; 1] = [Field::CtMark];
-    const PACKET: [Field; 10] = [
-        Field::Packet(Part::Src4),
-        Field::Packet(Part::Dst4),
-        Field::Packet(Part::Src6),
-        Field::Packet(Part::Dst6),
-        Field::Packet(Part::Sport),
-        Field::Packet(Part::Dport),
-        Field::Protocol,
-        Field::Ttl,
-        Field::TcpFlags,
-        Field::FragOff,
-    ];
-    match expression {
-        Expression::CtSet { key: CT_MARK, .. } => state.overwrite(MARK),
-        Expression::PayloadWrite { .. } => state.overwrite(PACKET),
-        // A target may write whatever it likes.
-        Expression::Target { .. } => state.overwrite(MARK.into_iter().chain(PACKET)),
-        _ => {}
-    }
-}
-
-/// What must not be written past the kernel. DSCP is learned from the frame that leaves.
-///
-/// nft loads whole words, changes some bits and writes them back: only the bytes that change count.
-fn written(base: Base, offset: u32, len: u32, source: Option<&Loaded>, state: &State) -> Vec<Construct> {
-    if base == Base::Link {
-        return Vec::new();
-    }
-    let runs = field::in_header(base, offset, len, &state.get(Field::Nfproto), &state.get(Field::L4Proto));
-    let changes = |at: usize, run: &Run| {
-        let Some(source) = source.filter(|source| source.runs == runs) else { return true };
-        let within = at..at + run.len;
-        let kept = |bytes: &[u8], value: u8| {
-            bytes.get(within.clone()).is_some_and(|bytes| bytes.iter().all(|byte| *byte == value))
-        };
-        !(kept(&source.mask, 0xff) && kept(&source.xor, 0))
-    };
-    let mut constructs = Vec::new();
-    let mut at = 0;
-    for run in &runs {
-        match run.field {
-            _ if !changes(at, run) => {}
-            Field::Constant(_) | Field::PerPacket(Construct::Dscp) => {}
-            Field::Ttl => constructs.push(Construct::Ttl),
-            _ => constructs.push(Construct::Payload),
-        }
-        at += run.len;
-    }
-    constructs.sort_unstable();
-    constructs.dedup();
-    constructs
 }

@@ -13,8 +13,8 @@ use super::found::{Found, Spot, Warning, What};
 use super::loads::Scene;
 use super::model::{Chain, Family, Hook, HookPoint, Ruleset, Table};
 use super::ranges::Ranges;
-use super::rule::overwrite;
 use super::state::State;
+use super::writes::overwrite;
 use super::xtables;
 
 /// Rules gone through, counted once for each way to them, before the ways are no longer told apart.
@@ -40,8 +40,8 @@ pub(super) struct Addition {
 pub(super) struct Outcome {
     pub(super) found: Found,
     pub(super) additions: Vec<Addition>,
-    /// Rules that set the mark of running connections.
-    pub(super) marking: BTreeSet<Spot>,
+    /// Rules that set the mark of running connections, and which of its bits.
+    pub(super) marking: BTreeMap<Spot, u32>,
 }
 
 /// Goes through a ruleset.
@@ -51,8 +51,13 @@ pub(super) fn walk(ruleset: &Ruleset) -> Outcome {
 
 pub(super) fn walk_within(ruleset: &Ruleset, budget: usize) -> Outcome {
     let outcome = turn(ruleset, budget, false);
-    // One rule's mark stays. Where several set it, a packet may meet any of theirs on its way.
-    if outcome.marking.len() > 1 { turn(ruleset, budget, true) } else { outcome }
+    // One rule's mark stays. Where several set the same bits, a packet may meet any of theirs on its way.
+    let (mut set, mut disputed) = (0, 0);
+    for bits in outcome.marking.values() {
+        disputed |= set & bits;
+        set |= bits;
+    }
+    if disputed != 0 { turn(ruleset, budget, true) } else { outcome }
 }
 
 fn turn(ruleset: &Ruleset, budget: usize, marks_change: bool) -> Outcome {

@@ -71,6 +71,11 @@ fn marks_states_and_interfaces_narrow_a_finding() {
         let with = |rules: &str| forward(&format!("ct mark 7 {OVER}; {rules}")).keeps(&view).is_some();
         assert!(with("ct mark set 7; ip saddr 10.0.0.9 ct mark set 8"));
         assert!(!with("ct mark set 8; ct state new ct mark set 9"), "one, and one for new connections");
+        assert!(
+            !with("ct mark set ct mark | 8; ct mark set ct mark & 0xffff | 0x10000"),
+            "bits of their own"
+        );
+        assert!(with("ct mark set ct mark | 8; ct mark set ct mark & 0xffff | 8"));
         let translated = ConnectionView { status: Status(ESTABLISHED.0 | Status::DST_NAT.0), ..view };
         let judgement = forward(&format!("ct status dnat {OVER}"));
         assert!(judgement.keeps(&translated).is_some() && judgement.keeps(&view).is_none());
