@@ -79,6 +79,17 @@ impl Finding {
     }
 }
 
+/// As a reason: "limit in inet fw forward handle 12".
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.what.name(), self.location)?;
+        match &self.location.comment {
+            Some(comment) => write!(f, " ({comment})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A flowtable of the user's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserFlowtable {

@@ -11,7 +11,7 @@
 //!
 //! let judgement = Judgement::new(&read()?, &[]);
 //! if let Some(finding) = judgement.keeps(&ConnectionView::of(entry)) {
-//!     println!("stays in the kernel: {} in {}", finding.what.name(), finding.location);
+//!     println!("stays in the kernel because of {finding}");
 //! }
 //! # Ok(())
 //! # }

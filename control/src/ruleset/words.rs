@@ -2,6 +2,7 @@
 
 use super::found::{Warning, What};
 use super::judgement::Location;
+use super::model::Family;
 use crate::config::Construct;
 
 /// What would differ for the user if the flows went past the kernel.
@@ -69,47 +70,47 @@ pub(super) const fn differs(what: What) -> &'static str {
 
 /// The lines that change it.
 pub(super) fn remedy(what: What, location: &Location) -> String {
-    let Location { family, table, chain, handle, .. } = location;
+    let Location { family, table, chain, .. } = location;
     let construct = match what {
         What::Keeps(construct) => construct,
-        What::Warns(Warning::Log) => {
-            return before(location, "log new connections alone: begin the rule with `ct state new`");
-        }
+        What::Warns(Warning::Log) => return for_new_connections(location),
         What::Warns(Warning::Counter) => return "none needed where the numbers are for people".to_owned(),
         What::Warns(Warning::Netdev) => {
-            return format!(
-                "nft delete chain {family} {table} {chain}  (if accelerated packets must not pass it)"
-            );
+            return format!("nft delete chain {family} {table} {chain}  (if packets need not pass it)");
         }
     };
-    let accept = format!("accept_loss = [\"{}\"] under [policy]", construct.name());
     let own = match construct {
-        Construct::Limit | Construct::CtCount | Construct::Numgen => {
-            before(location, "if it is meant for new connections, begin the rule with `ct state new`")
-        }
-        Construct::Time | Construct::TcpFlags | Construct::Length => {
-            before(location, "if running connections need not meet it, let them pass before")
-        }
+        Construct::Limit
+        | Construct::CtCount
+        | Construct::Numgen
+        | Construct::Time
+        | Construct::TcpFlags
+        | Construct::Length => for_new_connections(location),
         Construct::Queue | Construct::Dup | Construct::Quota | Construct::CtBytes => {
-            "narrow the rule's match to the connections that it is for".to_owned()
+            "narrow the rule's matches to the connections that it is for".to_owned()
         }
-        _ => match handle {
-            Some(handle) => {
-                format!("nft delete rule {family} {table} {chain} handle {handle}  (if it is not needed)")
-            }
-            None => format!("nft list chain {family} {table} {chain}"),
-        },
+        _ => without(location),
     };
-    format!("{own}; or {accept}")
+    format!("{own}; or accept_loss = [\"{}\"] under [policy]", construct.name())
 }
 
-/// A line before the rule that lets running connections pass.
-fn before(location: &Location, why: &str) -> String {
+/// The rule again, for the packets that begin a connection. At a device there are no states yet.
+fn for_new_connections(location: &Location) -> String {
     let Location { family, table, chain, handle, .. } = location;
     match handle {
-        Some(handle) => format!(
-            "{why}: nft insert rule {family} {table} {chain} handle {handle} ct state established accept"
+        Some(handle) if *family != Family::Netdev => format!(
+            "if it is meant for new connections: nft replace rule {family} {table} {chain} handle {handle} ct state new ...  (... is the rule as it stands)"
         ),
-        None => why.to_owned(),
+        _ => without(location),
+    }
+}
+
+fn without(location: &Location) -> String {
+    let Location { family, table, chain, handle, .. } = location;
+    match handle {
+        Some(handle) => {
+            format!("if it is not needed: nft delete rule {family} {table} {chain} handle {handle}")
+        }
+        None => format!("nft list chain {family} {table} {chain}  (shows what there is)"),
     }
 }

@@ -277,9 +277,8 @@ mod tests {
                 format!("inet fw forward handle {handle} (slow): limit keeps every connection in the kernel")
             );
             let fix = one.fix.as_ref().expect("a fix");
-            assert!(fix.contains(&format!(
-                "nft insert rule inet fw forward handle {handle} ct state established accept"
-            )));
+            let line = format!("nft replace rule inet fw forward handle {handle} ct state new ...");
+            assert!(fix.contains(&line), "{fix}");
             assert!(fix.ends_with("or accept_loss = [\"limit\"] under [policy]"), "{fix}");
             assert_eq!(two.severity, Severity::Note);
             assert!(
@@ -289,7 +288,7 @@ mod tests {
             let found = told(&kernel("\"limit\""), "\"limit\"");
             assert!(found.iter().all(|(severity, ..)| *severity == Severity::Note), "{found:?}");
             // The line that is proposed does what it says.
-            run(&format!("nft insert rule inet fw forward handle {handle} ct state established accept"));
+            run(&line.replace("...", "limit rate over 9/second drop"));
             let found = kernel("").findings(&config(""));
             assert!(found.iter().all(|finding| finding.severity == Severity::Note), "{found:?}");
         });
