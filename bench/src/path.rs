@@ -119,6 +119,13 @@ struct Swap {
     rewrite: Rewrite4,
 }
 
+impl Swap {
+    fn new(scenario: &Scenario, ports: &mut Ports, seed: u64) -> Result<Self, Error> {
+        let rewrite = Rewrite4 { src: 1, dst: 2, ports: 3, ip_delta: 4, l4_delta: 5, decrement_ttl: true };
+        Ok(Self { queues: scenario.queues(ports, seed)?, burst: Burst::new(), rewrite })
+    }
+}
+
 const HEADER: [u8; 14] = [2, 0, 0, 1, 0, 1, 2, 0, 0, 0, 0, 0x10, 8, 0];
 
 impl Contender for Swap {
@@ -292,6 +299,26 @@ pub fn compare(
     Ok(row)
 }
 
+/// What the worker does to a burst of packets in cache, beside rewriting every header: both without what receiving and
+/// sending take.
+pub fn burst(ports: &mut Ports, effort: Effort) -> Result<Row, Error> {
+    let (scenario, seed) = (Scenario::plain(1000), dataplane::dpdk::tsc());
+    let mut whole = Whole::new(&scenario, ports, seed)?;
+    let mut io = Io { queues: scenario.queues(ports, seed ^ 1)?, burst: Burst::new() };
+    let mut swap = Swap::new(&scenario, ports, seed ^ 2)?;
+    let outcome = interleave(&mut [&mut whole, &mut swap, &mut io], effort);
+    whole.check(&scenario)?;
+    let cost = |at: usize| outcome.costs.get(at).cloned().unwrap_or_default();
+    let (mut ours, io) = (cost(0), cost(2).median);
+    for value in [&mut ours.median, &mut ours.min, &mut ours.max] {
+        *value -= io;
+    }
+    let mut row = Row::new("micro.burst", scenario.connections.into(), &ours);
+    row.set_peer("every header rewritten", cost(1).median - io);
+    (row.clean, row.undisturbed) = (outcome.clean, outcome.undisturbed);
+    Ok(row)
+}
+
 /// Runs one scenario with its yardsticks; gives its row.
 pub fn run(
     scenario: &Scenario,
@@ -316,8 +343,7 @@ fn run_with<K: PeerKey>(
     let mut io = Io { queues: scenario.queues(ports, seed)?, burst: Burst::new() };
     let mut hash = IoHash::new(scenario, ports, seed ^ 1, read)?;
     let mut whole = Whole::new(scenario, ports, seed ^ 2)?;
-    let rewrite = Rewrite4 { src: 1, dst: 2, ports: 3, ip_delta: 4, l4_delta: 5, decrement_ttl: true };
-    let mut swapped = Swap { queues: scenario.queues(ports, seed ^ 3)?, burst: Burst::new(), rewrite };
+    let mut swapped = Swap::new(scenario, ports, seed ^ 3)?;
     let mut contenders: Vec<&mut dyn Contender> = vec![&mut whole, &mut hash, &mut io];
     if swap {
         contenders.push(&mut swapped);

@@ -134,8 +134,9 @@ fn comparisons(ports: &mut Ports) -> Result<Vec<Row>, Error> {
     others.into_iter().map(compare).collect()
 }
 
-fn micro_rows(options: Options) -> Result<Vec<Row>, Error> {
+fn micro_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
     let mut rows = micro::parts(effort(1))?;
+    rows.push(path::burst(ports, effort(1))?);
     for connections in CONNECTIONS {
         rows.extend(micro::lookup(connections, effort(connections))?);
     }
@@ -156,8 +157,8 @@ fn run_compare(options: Options) -> Result<Report, Error> {
 }
 
 fn run_micro(options: Options) -> Result<Report, Error> {
-    let (_pages, _ports) = prepare(options)?;
-    Ok(Report::new(micro_rows(options)?))
+    let (_pages, mut ports) = prepare(options)?;
+    Ok(Report::new(micro_rows(&mut ports, options)?))
 }
 
 fn control_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
@@ -175,7 +176,7 @@ fn run_control(options: Options) -> Result<Report, Error> {
 fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
     let (_pages, mut ports) = prepare(options)?;
     let mut rows = path_rows(&mut ports, options)?;
-    rows.extend(micro_rows(options)?);
+    rows.extend(micro_rows(&mut ports, options)?);
     rows.extend(control_rows(&mut ports, options)?);
     let report = Report::new(rows);
     let write = |name: &str, text: String| {

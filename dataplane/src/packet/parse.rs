@@ -250,9 +250,8 @@ fn ipv6(packet: &[u8]) -> Option<Inner<Key6>> {
         return None;
     }
     let (src, dst) = ([ne64(head, 8)?, ne64(head, 16)?], [ne64(head, 24)?, ne64(head, 32)?]);
-    // By the first byte mostly; the whole address is looked at where that leaves it open.
-    let plainly = FORWARDED6[usize::from(head[8])] & FORWARDED6[usize::from(head[24])];
-    if !(plainly || is_forwarded6(src) && is_forwarded6(dst)) {
+    let plain = FORWARDED6[usize::from(head[8])] & FORWARDED6[usize::from(head[24])];
+    if !(plain || is_forwarded6(src) && is_forwarded6(dst)) {
         return None;
     }
     let proto = head[6];
