@@ -74,14 +74,8 @@ pub const fn update(check: u16, delta: u16) -> u16 {
 #[inline(always)]
 #[must_use]
 pub const fn update_udp(check: u16, delta: u16) -> u16 {
-    let new = update(check, delta);
-    if check == 0 {
-        0
-    } else if new == 0 {
-        0xffff
-    } else {
-        new
-    }
+    // The same remainder as [`update`] leaves; but a sum of which a term is not 0 folds to 0xffff instead of 0.
+    if check == 0 { 0 } else { add(check, !delta) }
 }
 
 /// Whether the checksum of an IPv4 header without options is right.
