@@ -108,7 +108,6 @@ mod tests {
         let watched = costs.packets.get() / 4;
         assert!((4..=5).contains(&watched), "{watched} rounds");
         assert!(costs.cycles_per_packet(Stage::Decide) >= 2500.0);
-        assert!(costs.cycles_per_packet(Stage::Receive) < costs.cycles_per_packet(Stage::Decide));
         assert_eq!(costs.cycles_per_packet(Stage::Send), 0.0);
     }
 }
