@@ -327,6 +327,14 @@ impl Kernel {
         }
     }
 
+    /// A timeout comes that is meant for the entry `known`. Another one lives longer than it should, until it is seen.
+    pub(super) fn hit(&mut self, tuple: &FiveTuple, known: Option<u32>) {
+        let entry = self.entries.iter_mut().find(|entry| entry.tuples().contains(tuple));
+        if let Some(entry) = entry.filter(|entry| known != Some(entry.id)) {
+            entry.unheard = true;
+        }
+    }
+
     /// Nobody will know of the last event of this entry.
     pub(super) fn unheard(&mut self, id: u32) {
         self.entries.iter_mut().filter(|entry| entry.id == id).for_each(|entry| entry.unheard = true);

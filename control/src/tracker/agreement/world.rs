@@ -402,6 +402,8 @@ impl World {
         for action in actions {
             match action {
                 Action::Timeout { orig, timeout_s, liberal, .. } => {
+                    let known = self.tracker.find(self.now, &orig, &self.plane).map(|view| view.id);
+                    self.kernel.hit(&orig, known);
                     self.kernel.set_timeout(self.now, &orig, timeout_s, liberal);
                 }
                 Action::Ask { tuple, .. } => {
