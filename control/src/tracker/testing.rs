@@ -8,7 +8,7 @@ use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::{Observation, Proof};
 
 use super::*;
-use crate::netlink::conntrack::{TcpInfo, Zones};
+use crate::netlink::conntrack::{Status, TcpInfo, Zones};
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {

@@ -5,7 +5,7 @@ use dataplane::punt::{Observation, Proof};
 
 use super::testing::{Rig, flying, in_state, ip, masqueraded};
 use super::*;
-use crate::netlink::conntrack::{TcpFlags, TcpInfo, Zones};
+use crate::netlink::conntrack::{Status, TcpFlags, TcpInfo, Zones};
 
 #[test]
 fn a_connection_flies_once_both_directions_are_proved_and_settled() {
