@@ -19,8 +19,8 @@ const LONGEST: Millis = 1_000_000;
 /// Batches that the gateway sends to the kernel are of about this size.
 const BATCH: usize = 32 << 10;
 
-/// The benchmark's table as the tracker sees it.
-struct Table<'a>(&'a mut Gateway);
+/// The benchmark's table as the tracker sees it, at a time: the tracker keeps alive what has just had a packet.
+struct Table<'a>(&'a mut Gateway, u32);
 
 impl Plane for Table<'_> {
     fn insert(&mut self, orig: &Key, reply: &Key, owner: u32) -> Result<[FlowRef; 2], InsertError> {
@@ -68,7 +68,8 @@ impl Plane for Table<'_> {
     fn counters(&self, flow: FlowRef) -> DirectionCounters {
         self.0.table.resolve(flow).map_or_else(DirectionCounters::default, |slot| {
             let entry = self.0.table.entry(slot);
-            DirectionCounters { packets: entry.packets(), bytes: entry.bytes(), last_seen: entry.last_seen() }
+            let last_seen = entry.last_seen().max(self.1);
+            DirectionCounters { packets: entry.packets(), bytes: entry.bytes(), last_seen }
         })
     }
 
@@ -130,7 +131,7 @@ impl Refresher {
             seq_adjust: false,
             synproxy: false,
         };
-        let mut plane = Table(gateway);
+        let mut plane = Table(gateway, now as u32);
         self.tracker.entry(now, &entry, Source::Event, &mut plane);
         for (key, egress_port) in [(orig, 1), (reply, 0)] {
             let Some(slot) = plane.0.table.lookup(&key) else { continue };
@@ -160,7 +161,7 @@ impl Refresher {
                 "connections are not refreshed".to_owned(),
             ));
         }
-        self.tracker.tick(self.now, &mut Table(gateway));
+        self.tracker.tick(self.now, &mut Table(gateway, self.now as u32));
         for (sequence, action) in self.tracker.actions().enumerate() {
             let Action::Timeout { orig, zones, timeout_s, .. } = action else { continue };
             debug_assert_eq!(orig.proto, UDP, "no TCP flags to be set");
