@@ -18,6 +18,14 @@ fn flies(lab: &Lab, pair: &udp::Pair) -> Result<bool> {
     Ok(gateway.flow("udp", pair.source_port())?.is_some_and(|flow| flow.flies()))
 }
 
+/// The ruleset that was just changed is known: until then, and no longer than `revalidate_within`, what is forwarded flies.
+fn until_read(lab: &Lab) -> Result<()> {
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    wait::until_true(REVALIDATE_WITHIN + GRACE, "the ruleset to be read", || {
+        gateway.ask(&["status", "--json"]).is_ok_and(|status| status.contains("\"quota\""))
+    })
+}
+
 /// Packets that the first rule with a counter has seen.
 fn counted(lab: &Lab) -> Result<u64> {
     let list = lab.gateway().run("nft list chain inet filter forward")?;
@@ -36,6 +44,7 @@ fn explained(gateway: &Gateway, pair: &udp::Pair, port: u16) -> Result<Value> {
 fn a_quota_sees_every_packet_of_its_connections_and_the_others_fly() -> Result<()> {
     let lab = lab(HOME_ROUTER).build()?;
     lab.gateway().nft(QUOTA)?;
+    until_read(&lab)?;
     let (limited, free) = (udp_pair(&lab, 5000)?, udp_pair(&lab, 5001)?);
     lab.until_flying("udp", free.source_port(), || free.ping(1).map(drop))?;
     let before = counted(&lab)?;
@@ -69,6 +78,7 @@ fn a_rule_that_comes_takes_its_connections_out_of_the_air_and_they_return_when_i
         lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
     }
     lab.gateway().nft(QUOTA)?;
+    until_read(&lab)?;
     let mut token = 2;
     wait::until_true(REVALIDATE_WITHIN + GRACE, "the connection to come back to the kernel", || {
         token += 1;
