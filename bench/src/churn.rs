@@ -211,8 +211,9 @@ fn cost(values: &mut [f64]) -> Cost {
 }
 
 /// `control.insert`, `control.demote`, `control.remove`, `control.refresh`: cycles a connection, with the longest call (of
-/// a refresh: a tick of the timers, which sees to some 50 connections); and `control.worker_gap`: the worker's longest gap meanwhile, in cycles, beside that with an idle control thread. A sample is
-/// 1,024 connections, or a millisecond; those in which the kernel preempted either thread do not count.
+/// a refresh: a tick of the timers, which sees to some 50 connections); and `control.worker_gap`: the worker's longest gap
+/// meanwhile, in cycles, beside that with an idle control thread. A sample is 1,024 connections, or a millisecond; those in
+/// which the kernel preempted either thread do not count.
 pub fn run(connections: u32, ports: &mut Ports, cpu: usize) -> Result<Vec<Row>, Error> {
     let scenario = Scenario::plain(RESIDENT);
     let config = TableConfig::new((RESIDENT + connections) as usize);

@@ -228,9 +228,9 @@ unsafe extern "C" fn fill(
 pub fn feed(queue: &RxQueue, traffic: Traffic, seed: u64) -> Result<(), Error> {
     // Leaked: some hundred bytes, that the queue's callback may use until the process ends.
     let source = Box::into_raw(Box::new(Source::new(traffic, seed)));
+    let (port, queue) = (queue.port(), queue.queue());
     // SAFETY: the queue exists, and nobody polls it now, since it is borrowed; `fill` takes what is passed here.
-    let callback =
-        unsafe { sys::rte_eth_add_rx_callback(queue.port(), queue.queue(), Some(fill), source.cast()) };
+    let callback = unsafe { sys::rte_eth_add_rx_callback(port, queue, Some(fill), source.cast()) };
     if callback.is_null() {
         return Err(Error::Peer("this DPDK is built without receive callbacks"));
     }

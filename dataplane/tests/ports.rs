@@ -4,11 +4,12 @@ mod common;
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Netns, current_netns, interfaces, ip, wait_for};
+use common::{Netns, interfaces, ip, wait_for};
 use dataplane::dpdk::{
     BURST_MAX, Burst, Direction, Eal, EalError, EalOptions, Hugepages, Mbuf, Mempool, MempoolError, Port,
     PortConfig, PortError, Tap, TapOptions, register_thread, tsc, tsc_hz, wire_mac_of,
@@ -19,6 +20,16 @@ use nix::unistd::Pid;
 const POOL: u32 = 2047;
 
 type Case = (&'static str, fn(&Mempool));
+
+/// The namespace that the calling thread is in.
+fn current_netns() -> PathBuf {
+    fs::read_link("/proc/thread-self/ns/net").expect("a namespace")
+}
+
+/// A path by which DPDK may enter a namespace.
+fn path(netns: &Netns) -> PathBuf {
+    format!("/proc/self/fd/{}", netns.as_raw_fd()).into()
+}
 
 #[test]
 fn ports() {
@@ -347,7 +358,7 @@ fn handles(pool: &Mempool) {
 fn tap(pool: &Mempool) {
     let wire = Netns::new();
     let home = current_netns();
-    let port = started("net_tap0,iface=fly-wire", Some(&wire.path()), pool);
+    let port = started("net_tap0,iface=fly-wire", Some(&path(&wire)), pool);
     assert_eq!(current_netns(), home);
     assert!(!interfaces().contains(&"fly-wire".to_owned()), "the device must not be here");
     assert!(wire.run(interfaces).contains(&"fly-wire".to_owned()));
@@ -418,10 +429,10 @@ fn tap_refusals(pool: &Mempool) {
         Port::attach("net_tap0,iface=fly-wire", Some(Path::new("/dev/null"))).expect_err("no netns");
     assert!(matches!(not_one, PortError::Netns { .. }), "{not_one}");
     let too_long =
-        Port::attach("net_tap0,iface=longer-than-15-characters", Some(&wire.path())).expect_err("name");
+        Port::attach("net_tap0,iface=longer-than-15-characters", Some(&path(&wire))).expect_err("name");
     assert!(too_long.to_string().contains("longer-than-15-characters"), "{too_long}");
 
-    let port = Port::attach("net_tap0,iface=fly-wire", Some(&wire.path())).expect("attaches");
+    let port = Port::attach("net_tap0,iface=fly-wire", Some(&path(&wire))).expect("attaches");
     let config = PortConfig { rx_queues: 2, rx_descriptors: 256, ..PortConfig::new(pool) };
     let uneven = port.configure(&config);
     assert!(matches!(uneven, Err(PortError::Refused { .. })), "{uneven:?}");
@@ -439,7 +450,7 @@ fn tap_refusals(pool: &Mempool) {
 /// A twin with the port's MAC address and the wire behind it find no duplicate of each other's IPv6 address.
 fn duplicate_addresses(pool: &Mempool) {
     let (wire, gateway) = (Netns::new(), Netns::new());
-    let port = started("net_tap0,iface=fly-wire", Some(&wire.path()), pool);
+    let port = started("net_tap0,iface=fly-wire", Some(&path(&wire)), pool);
     let twin = gateway.run(|| Tap::open("twin0", TapOptions::default())).expect("a twin");
     twin.set_mac(port.mac().expect("mac")).expect("the port's mac");
     port.set_promiscuous(true).expect("promiscuous");

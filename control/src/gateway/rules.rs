@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Construct;
-use crate::ruleset::{self, Judgement, What};
+use crate::ruleset::{self, Finding, Judgement, What};
 
 /// Milliseconds to wait after a change: one `nft -f` is many messages, and scripts run several.
 const SETTLE: u64 = 100;
@@ -79,8 +79,8 @@ impl Rules {
 /// Names of what keeps connections in the kernel, or of what only sees fewer packets; each once.
 pub(super) fn names(judgement: &Judgement, keeping: bool) -> Vec<String> {
     let wanted =
-        |what: What| if keeping { matches!(what, What::Keeps(_)) } else { !matches!(what, What::Keeps(_)) };
-    let found = judgement.findings().iter().filter(|f| wanted(f.what) && f.keeps() == keeping);
+        |found: &&Finding| if keeping { found.keeps() } else { !matches!(found.what, What::Keeps(_)) };
+    let found = judgement.findings().iter().filter(wanted);
     let mut names: Vec<String> = found.map(|finding| finding.what.name().to_owned()).collect();
     names.sort_unstable();
     names.dedup();

@@ -9,8 +9,8 @@ use dataplane::flow::EntryState;
 use proptest::prelude::*;
 
 use channel::Faults;
-use kernel::{HOSTS, Kind};
-use world::{World, orig, way_of};
+use kernel::{HOSTS, Kind, orig};
+use world::{World, way_of};
 
 use super::{Changed, Millis, Policy};
 

@@ -67,8 +67,9 @@ impl Tracker {
         connection.refreshed = now as u32;
     }
 
-    /// `liberal` also when it is kept alive only: liberal it stays when it is given back (its windows are stale), but the
-    /// flags, sent again, would make the kernel forget the last acknowledgement, by which it judges an RST.
+    /// `liberal`: with TCP's liberal flags, which an entry gets when it is kept alive. It has them still when it is given
+    /// back (its windows are stale), but is not sent them again: the kernel would forget the last acknowledgement, by which
+    /// it judges an RST.
     fn set_timeout(&mut self, index: u32, timeout_s: u32, liberal: bool, plane: &impl Plane) {
         let connection = &self.connections[index];
         let Some(orig) = connection.flows.and_then(|flows| plane.key(flows[0])).map(|key: Key| key.tuple())

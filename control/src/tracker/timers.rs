@@ -1,4 +1,4 @@
-//! What happens with time: entries kept alive, idle flows given back, proofs renewed.
+//! What happens with time: proofs are renewed and their deadlines kept, and [`keeping`](super::keeping) gets its turn.
 
 use dataplane::flow::{EntryState, FlowRef};
 

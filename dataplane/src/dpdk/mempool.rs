@@ -78,9 +78,9 @@ impl Mempool {
         let socket = socket.and_then(|s| i32::try_from(s).ok()).unwrap_or(-1);
         let mut pool = None;
         let (ret, lines) = log::capture(|| {
+            let name = c_name.as_ptr();
             // SAFETY: EAL is up; the name is copied by the call; DPDK checks the numbers.
-            let made =
-                unsafe { sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, socket) };
+            let made = unsafe { sys::rte_pktmbuf_pool_create(name, count, cache, 0, room, socket) };
             pool = NonNull::new(made);
             // SAFETY: reads this thread's rte_errno.
             if pool.is_some() { 0 } else { -unsafe { sys::shim_errno() } }

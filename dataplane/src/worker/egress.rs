@@ -6,8 +6,8 @@ use crate::packet::wire::ETHER_LEN;
 use crate::packet::{Outline, write_l2};
 
 /// Rewrites a packet from its IP header on, without padding, which the kernel trims too, puts the L2 header of its next
-/// hop before it, and counts it; gives the port that it leaves through, and its length. `None` happens to no packet that was parsed,
-/// with an adjacency that was learned.
+/// hop before it, and counts it; gives the port that it leaves through, and its length. `None` happens to no packet that
+/// was parsed, with an adjacency that was learned.
 #[inline(always)]
 pub(super) fn make_ready<L: Line>(
     adjacencies: Adjacencies<'_>,

@@ -1,10 +1,8 @@
 //! Network namespaces of a test's own, without names and gone with it.
-#![allow(dead_code, reason = "no test binary uses everything")]
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -44,11 +42,6 @@ impl Netns {
         ns
     }
 
-    /// A path by which others may enter it.
-    pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
-
     /// Runs something inside.
     pub(crate) fn run<R: Send>(&self, call: impl FnOnce() -> R + Send) -> R {
         thread::scope(|scope| {
@@ -66,16 +59,17 @@ impl Netns {
     }
 }
 
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Runs `ip` in the thread's namespace and gives what it printed.
 pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// The namespace that the calling thread is in.
-pub(crate) fn current_netns() -> PathBuf {
-    fs::read_link("/proc/thread-self/ns/net").expect("a namespace")
 }
 
 /// The names of the interfaces of the thread's namespace.

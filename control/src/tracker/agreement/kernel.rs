@@ -73,6 +73,12 @@ pub(super) fn orig(host: usize) -> FiveTuple {
     FiveTuple { proto: proto(host), src, dst: ip("192.0.2.9"), sport: 4000, dport: 80 }
 }
 
+/// Whose packet it is that leaves for the server: its translated port tells, as [`Kernel::new_port`] chooses it.
+pub(super) fn client_of(sent: &FiveTuple) -> Option<usize> {
+    let is = |host: &usize| usize::from(sent.sport % 100) == *host && proto(*host) == sent.proto;
+    (0..HOSTS).find(is).filter(|host| sent.dst == orig(*host).dst)
+}
+
 fn reply(host: usize, nat_port: u16) -> FiveTuple {
     let (src, dst) = (ip("192.0.2.9"), ip("192.0.2.1"));
     FiveTuple { proto: proto(host), src, dst, sport: 80, dport: nat_port }

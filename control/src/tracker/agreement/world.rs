@@ -7,7 +7,7 @@ use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::{Observation, Proof};
 
 use super::channel::{Channel, Faults, Lane, Message};
-use super::kernel::{Direction, Event, HOSTS, Kernel, Kind, Sent};
+use super::kernel::{Direction, Event, HOSTS, Kernel, Kind, Sent, client_of, orig};
 use crate::netlink::conntrack::{ConntrackEntry, Zones};
 use crate::tracker::testing::Model;
 use crate::tracker::{Action, Changed, Millis, Plane, Policy, Source, TICK, Tracker};
@@ -73,10 +73,6 @@ pub(super) struct World {
 
 pub(super) fn way_of(way: u8) -> (u16, [u8; 6]) {
     (u16::from(way & 1), [2, 0, 0, 0, 0, 10 + way])
-}
-
-pub(super) fn orig(host: usize) -> FiveTuple {
-    super::kernel::orig(host)
 }
 
 impl World {
@@ -218,14 +214,9 @@ impl World {
         self.delivered(sent);
     }
 
+    /// What goes to a server is answered to where it came from.
     fn delivered(&mut self, sent: Sent) {
-        let host = (0..HOSTS).find(|host| orig(*host).src == sent.tuple.dst);
-        // What goes to a server is answered to where it came from.
-        if host.is_none()
-            && let Some(host) = (0..HOSTS).find(|host| {
-                sent.tuple.sport % 100 == *host as u16 && super::kernel::proto(*host) == sent.tuple.proto
-            })
-        {
+        if let Some(host) = client_of(&sent.tuple) {
             self.answers[host] = Some(sent.tuple.inverted());
         }
     }
