@@ -1,7 +1,7 @@
 //! The kernel's side of watching: which groups, and what their messages say.
 //!
 //! Read by hand, not with netlink-packet-route: that decodes every attribute of a message and fails on the
-//! first that a newer kernel has changed, and a link message lost so is a change missed. Six attributes
+//! first that a newer kernel has changed, and a link message lost so is a change missed. Few attributes
 //! are all that is needed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -168,7 +168,10 @@ fn parse_link(message: &Message<'_>, deleted: bool) -> Option<Item> {
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
     const MTU: u16 = 4;
+    const LINK: u16 = 5;
     const MASTER: u16 = 10;
+    const LINKINFO: u16 = 18;
+    const LINK_NETNSID: u16 = 37;
     const PROP_LIST: u16 = 52;
     const ALT_IFNAME: u16 = 53;
     let family = *message.payload.first()?;
@@ -185,13 +188,21 @@ fn parse_link(message: &Message<'_>, deleted: bool) -> Option<Item> {
         mtu: 0,
         mac: None,
         master: None,
+        lower: None,
+        ppp: message.payload.get(2..4).is_some_and(|kind| *kind == libc::ARPHRD_PPP.to_ne_bytes()),
+        filters_vlans: false,
     };
+    let mut elsewhere = false;
     for (kind, value) in Attributes(message.payload.get(HEADER..)?) {
         match kind {
             ADDRESS => link.mac = mac(value),
             NAME => link.name = text(value),
             MTU => link.mtu = ne32(value)?,
+            LINK => link.lower = ne32(value).filter(|lower| *lower != 0 && *lower != link.ifindex),
+            // Its index means something else there.
+            LINK_NETNSID => elsewhere = true,
             MASTER => link.master = ne32(value),
+            LINKINFO => link.filters_vlans = filters_vlans(value),
             PROP_LIST => {
                 let names = Attributes(value).filter(|(kind, _)| *kind == ALT_IFNAME);
                 link.altnames.extend(names.map(|(_, value)| text(value)));
@@ -199,7 +210,20 @@ fn parse_link(message: &Message<'_>, deleted: bool) -> Option<Item> {
             _ => {}
         }
     }
+    link.lower = link.lower.filter(|_| !elsewhere);
     (!link.name.is_empty()).then_some(Item::Link { link, deleted })
+}
+
+/// IFLA_LINKINFO of a bridge with `vlan_filtering 1`.
+fn filters_vlans(info: &[u8]) -> bool {
+    const KIND: u16 = 1;
+    const DATA: u16 = 2;
+    const BRIDGE_VLAN_FILTERING: u16 = 7;
+    let of = |wanted| Attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    of(KIND).is_some_and(|kind| text(kind) == "bridge")
+        && of(DATA).is_some_and(|data| {
+            Attributes(data).any(|(kind, value)| kind == BRIDGE_VLAN_FILTERING && value.first() == Some(&1))
+        })
 }
 
 fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {

@@ -52,6 +52,12 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Index of the bridge, bond or VRF that it belongs to.
     pub master: Option<u32>,
+    /// Index of the interface below it, of a VLAN or macvlan.
+    pub lower: Option<u32>,
+    /// It is a PPP interface: its packets have no Ethernet header.
+    pub ppp: bool,
+    /// It is a bridge that gives its frames VLANs of its own.
+    pub filters_vlans: bool,
 }
 
 /// An address of this host.

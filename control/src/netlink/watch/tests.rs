@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkFlags, Prop};
+use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkFlags, LinkInfo, LinkLayerType, Prop};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourExtFlags, NeighbourState};
 use netlink_packet_route::route::RouteProtocol;
 use nix::libc;
@@ -45,7 +45,7 @@ proptest! {
     #[test]
     fn a_link_is_read(
         ifindex in 1u32.., name in "[a-z][a-z0-9.]{0,14}", altnames in proptest::collection::vec("[a-z]{1,20}", 0..3),
-        up: bool, carrier: bool, mtu: u32, mac in macs(), master in any::<Option<u32>>(), deleted: bool,
+        up: bool, carrier: bool, mtu: u32, mac in macs(), master in any::<Option<u32>>(), lower in any::<Option<u32>>(), kind in 0..4, deleted: bool,
     ) {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
@@ -55,8 +55,18 @@ proptest! {
         message.attributes.push(LinkAttribute::Mtu(mtu));
         message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         message.attributes.extend(master.map(LinkAttribute::Controller));
+        message.attributes.extend(lower.map(LinkAttribute::Link));
+        let (ppp, filters_vlans) = (kind == 1, kind == 2);
+        message.header.link_layer_type = if ppp { LinkLayerType::Ppp } else { LinkLayerType::Ether };
+        if kind > 1 {
+            let info = LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(filters_vlans)]));
+            message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), info]));
+        }
         message.attributes.push(LinkAttribute::PropList(altnames.iter().cloned().map(Prop::AltIfName).collect()));
-        let expected = Link { ifindex, name, altnames, up, running: up && carrier, mtu, mac, master };
+        let lower = lower.filter(|lower| *lower != 0 && *lower != ifindex);
+        let running = up && carrier;
+        let expected =
+            Link { ifindex, name, altnames, up, running, mtu, mac, master, lower, ppp, filters_vlans };
         let message = if deleted { RouteNetlinkMessage::DelLink(message) } else { RouteNetlinkMessage::NewLink(message) };
         let [Item::Link { link, deleted: gone }] = &items(&bytes(message))[..] else { panic!("no link") };
         prop_assert_eq!((link, *gone), (&expected, deleted));
@@ -162,7 +172,19 @@ fn states() -> impl Strategy<Value = InitialState> {
 
 fn link(ifindex: u32, mtu: u32) -> Link {
     let name = format!("v{ifindex}");
-    Link { ifindex, name, altnames: vec![], up: true, running: true, mtu, mac: None, master: None }
+    Link {
+        ifindex,
+        name,
+        altnames: vec![],
+        up: true,
+        running: true,
+        mtu,
+        mac: None,
+        master: None,
+        lower: None,
+        ppp: false,
+        filters_vlans: false,
+    }
 }
 
 #[test]
