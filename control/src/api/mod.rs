@@ -20,9 +20,9 @@ pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, Whe
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, Handler, MAX_CLIENTS, Server};
 pub use types::{
-    ConntrackCounts, FlowCounts, FlowInfo, FlowState, PacketCounts, PerDirection, PortCounters, PortStatus,
-    PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo,
-    TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo, PacketCounts, PerDirection,
+    PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status,
+    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 
 #[cfg(test)]

@@ -458,6 +458,7 @@ fn json_keys_are_stable() {
     let status = Status {
         workers: vec![WorkerStatus::default()],
         ports: vec![PortStatus::default()],
+        ruleset: RulesetInfo { flowtables: vec![FlowtableInfo::default()], ..RulesetInfo::default() },
         ..Status::default()
     };
     let value = serde_json::to_value(&status).expect("JSON");
@@ -469,7 +470,9 @@ fn json_keys_are_stable() {
         dropped_by_reason epoch flows flows.candidate flows.capacity flows.closing flows.hardware flows.probing \
         flows.software hardware hugepages notices packets packets.dropped packets.fast packets.from_kernel \
         packets.hardware packets.punted policy ports punted_by_reason ready revalidation \
-        revalidation.last_missed_s revalidation.missed ruleset ruleset.keeps ruleset.warns uptime_s version workers \
+        revalidation.last_missed_s revalidation.missed ruleset ruleset.flowtables \
+        ruleset.flowtables.added_to ruleset.flowtables.devices ruleset.flowtables.family ruleset.flowtables.name \
+        ruleset.flowtables.offload ruleset.flowtables.table ruleset.keeps ruleset.warns uptime_s version workers \
         workers.busy_percent workers.core workers.packets workers.sleeping_percent";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let port = serde_json::to_value(PortStatus::default()).expect("JSON");

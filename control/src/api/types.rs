@@ -17,7 +17,7 @@ pub struct Status {
     pub ready: bool,
     /// Seconds since start.
     pub uptime_s: u64,
-    /// `policy.accelerate` as configured.
+    /// What `policy.accelerate` comes to with the ruleset as it is, in words.
     pub policy: String,
     /// Raised by every announced change of the kernel's state.
     pub epoch: u64,
@@ -54,6 +54,25 @@ pub struct RulesetInfo {
     pub keeps: Vec<String>,
     /// Sees fewer packets, and that is all.
     pub warns: Vec<String>,
+    /// Flowtables of the user's.
+    pub flowtables: Vec<FlowtableInfo>,
+}
+
+/// A flowtable of the user's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowtableInfo {
+    /// The table's family.
+    pub family: String,
+    /// The table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Its devices.
+    pub devices: Vec<String>,
+    /// `flags offload`.
+    pub offload: bool,
+    /// Whether a rule that packets of running connections come to adds to it.
+    pub added_to: bool,
 }
 
 /// How flows proved themselves again after changes of the kernel's state.

@@ -302,14 +302,7 @@ fn policy(source: &Source<'_>, raw: &RawPolicy) -> Result<PolicyConfig, ConfigEr
     let accelerate = match &raw.accelerate {
         None => Accelerate::Auto,
         Some(text) => {
-            let choice = Accelerate::parse(text.get_ref())
-                .map_err(|right| value(source, "accelerate", text, right))?;
-            if choice == Accelerate::Flowtable {
-                let right =
-                    "flowtables of the ruleset aren't read yet; use \"auto\", \"established\" or \"marked\"";
-                return Err(unsupported(source, "accelerate", text, right));
-            }
-            choice
+            Accelerate::parse(text.get_ref()).map_err(|right| value(source, "accelerate", text, right))?
         }
     };
     let construct = |text: &Spanned<String>| {

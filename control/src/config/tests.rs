@@ -311,11 +311,6 @@ fn choices_are_listed() {
 #[test]
 fn what_this_version_cannot_do_is_refused() {
     assert_eq!(
-        fault_below_port("[policy]\naccelerate = \"flowtable\""),
-        "gw.toml:5:14: accelerate = \"flowtable\" isn't supported by this version: \
-         flowtables of the ruleset aren't read yet; use \"auto\", \"established\" or \"marked\""
-    );
-    assert_eq!(
         fault_below_port("[hardware]\noffload = \"model\""),
         "gw.toml:5:11: offload = \"model\" isn't supported by this version: \
          there is no hardware path yet; use \"auto\" or \"off\""

@@ -20,7 +20,7 @@ use super::kept::{Kept, Wish};
 use super::remake::Remake;
 use super::service::{self, Keepers};
 use super::settle::Settling;
-use super::state::{State, policy};
+use super::state::State;
 use super::threads::Threads;
 use super::{HASTE, REST, TICK};
 use crate::api;
@@ -205,7 +205,7 @@ impl Gateway {
                 self.keep_neighbours(now);
             }
             if self.state.rules.is_due(now) && self.state.read_rules() {
-                // What it keeps now, and what it no longer does, shows in a dump.
+                // What it keeps or selects now, and what it no longer does, shows in a dump.
                 self.dump()?;
             }
             self.act()?;
@@ -436,7 +436,7 @@ impl Gateway {
             }
         };
         match super::start::timing(&config) {
-            Ok(timing) => self.state.tracker.set_policy(policy(&config), timing),
+            Ok(timing) => self.state.tracker.set_timing(timing),
             Err(error) => return tracing::error!(%error, "SIGHUP: everything stays as it is"),
         }
         let fixed = |c: &Config| {

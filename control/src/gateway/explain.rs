@@ -113,6 +113,12 @@ const fn advice(why: Why) -> Option<&'static str> {
             "a longer packet takes its turn through the kernel once; if it persists, compare the MTUs of both ports",
         ),
         Why::NoRoom => Some("more next hops or VLANs than the table of 65,536 holds"),
+        Why::OtherDevice => Some(
+            "if it is to fly, add the port's twin to the flowtable's devices; flyover status shows flowtables",
+        ),
+        Why::PastRules => {
+            Some("name the twins in the flowtable's devices, in place of the PPP interface or the bridge")
+        }
         Why::PortChanged => Some("see flyover ports: link and admin state of the port"),
         Why::Changed => {
             Some("it passes; if it persists, look for what keeps changing: ip monitor, nft monitor")
@@ -226,6 +232,11 @@ impl Words for Refusal {
             Self::SequenceAdjusted => "the kernel adjusts its sequence numbers",
             Self::NatClash => "its NAT clashes with another connection's",
             Self::NotMarked => "its conntrack mark does not select it (policy.accelerate = \"marked\")",
+            Self::NotInFlowtable => "no `flow add` rule has taken it into a flowtable",
+            Self::FlowtableEnds => {
+                "a `flow add` rule takes it, and the kernel's flowtable would end its entry while it flies: UDP without an \
+                 answer, or a timeout that is as short as the flowtable's"
+            }
             Self::Ruleset => "a rule must see each of its packets",
             Self::Zones => "its directions lie in different conntrack zones",
             Self::Local => "it begins or ends on this host",
@@ -238,6 +249,14 @@ impl Words for Refusal {
                 "if the helper is not needed, take it off by nft: a rule with `ct helper set`, or the module's port",
             ),
             Self::NotMarked => Some("set the mark in a rule: ct mark set"),
+            Self::NotInFlowtable => Some(
+                "let its packets come to a rule of the forward chain with `flow add @NAME`; or, for all that the ruleset \
+                 lets through, set accelerate = \"established\" under [policy]",
+            ),
+            Self::FlowtableEnds => Some(
+                "the kernel's flowtable carries it. To let it fly, keep it from the `flow add` rule: ct state established \
+                 flow add @NAME",
+            ),
             Self::Protocol
             | Self::Unconfirmed
             | Self::NotEstablished

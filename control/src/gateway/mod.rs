@@ -3,6 +3,7 @@
 mod error;
 mod events;
 mod explain;
+mod flowtables;
 mod kept;
 mod numa;
 mod plane;

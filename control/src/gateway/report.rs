@@ -6,15 +6,16 @@ use dataplane::worker::{Stage, StageCosts};
 
 use super::ports::GatewayPort;
 use super::rules;
-use super::state::{State, WorkerView};
+use super::state::{State, WorkerView, policy};
 use crate::api::{
-    ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
-    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo,
-    StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus,
-    proto_name,
+    ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState,
+    FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats,
+    RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters,
+    WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
-use crate::tracker::ConnectionView;
+use crate::ruleset::UserFlowtable;
+use crate::tracker::{ConnectionView, Policy};
 
 /// What the punt thread drops, by reason.
 const PUNT_DROPS: [DropReason; 3] =
@@ -58,6 +59,7 @@ impl Handler for State {
             ruleset: RulesetInfo {
                 keeps: rules::names(self.rules.judgement(), true),
                 warns: rules::names(self.rules.judgement(), false),
+                flowtables: self.flowtables(),
             },
             notices: self.notices(),
         }
@@ -101,9 +103,42 @@ impl State {
                 let mark = self.config.policy.mark;
                 format!("marked: connections whose conntrack mark is {:#x}/{:#x}", mark.value, mark.mask)
             }
-            Accelerate::Auto => "auto: every connection that the ruleset lets through".to_owned(),
-            other => format!("{}: every connection that the ruleset lets through", other.name()),
+            mode => {
+                let what = match policy(&self.config, self.rules.judgement()) {
+                    Policy::Flowtable => self.selected_words(),
+                    _ => "every connection that the ruleset lets through".to_owned(),
+                };
+                format!("{}: {what}", mode.name())
+            }
         }
+    }
+
+    /// What flowtables select.
+    fn selected_words(&self) -> String {
+        let judgement = self.rules.judgement();
+        let word = |flowtable: &UserFlowtable| {
+            let UserFlowtable { family, table, name, devices, .. } = flowtable;
+            let added = if judgement.is_added_to(flowtable) { "" } else { "; no rule adds to it" };
+            format!("flowtable {name} of {family} {table} (devices {}{added})", devices.join(", "))
+        };
+        let words: Vec<String> = judgement.flowtables().iter().map(word).collect();
+        if words.is_empty() {
+            return "nothing, since the ruleset has no flowtable".to_owned();
+        }
+        format!("what is added to {}", words.join(", "))
+    }
+
+    fn flowtables(&self) -> Vec<FlowtableInfo> {
+        let judgement = self.rules.judgement();
+        let info = |flowtable: &UserFlowtable| FlowtableInfo {
+            family: flowtable.family.name().to_owned(),
+            table: flowtable.table.clone(),
+            name: flowtable.name.clone(),
+            devices: flowtable.devices.clone(),
+            offload: flowtable.offload,
+            added_to: judgement.is_added_to(flowtable),
+        };
+        judgement.flowtables().iter().map(info).collect()
     }
 
     /// What the configuration has to say, and what has happened lately.

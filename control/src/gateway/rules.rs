@@ -37,7 +37,7 @@ impl Rules {
         self.due.is_some_and(|due| now >= due)
     }
 
-    /// Reads and judges it; `true`: it keeps other connections in the kernel than it did.
+    /// Reads and judges it; `true`: other connections may fly than before.
     pub(super) fn read(&mut self, now: u64, accept_loss: &[Construct]) -> bool {
         let begun = Instant::now();
         self.due = None;
@@ -50,9 +50,12 @@ impl Rules {
             }
         };
         self.rested_at = now + SHARE * u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX / SHARE);
-        let other = judgement.findings() != self.judgement.findings();
+        let selects = judgement.flowtables().iter().map(|flowtable| flowtable.name.as_str());
+        let other =
+            judgement.findings() != self.judgement.findings() || !judgement.selects_as(&self.judgement);
         if other {
-            tracing::info!(keeps = ?names(&judgement, true), "the ruleset was read");
+            let flowtables: Vec<&str> = selects.collect();
+            tracing::info!(keeps = ?names(&judgement, true), ?flowtables, "the ruleset was read");
         }
         self.judgement = Arc::new(judgement);
         other

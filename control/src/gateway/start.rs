@@ -17,6 +17,7 @@ use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, Wor
 
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
+use super::flowtables::Tagging;
 use super::plane::FlowPlane;
 use super::ports::{self, GatewayPort};
 use super::remake::Remake;
@@ -30,6 +31,7 @@ use crate::api;
 use crate::cli::RunOptions;
 use crate::config::{Config, PortConfig};
 use crate::netlink::sysctl::ConntrackSettings;
+use crate::ruleset::Judgement;
 use crate::tracker::{Timing, Tracker};
 
 /// Descriptors of a queue that are asked for where the configuration does not say.
@@ -81,16 +83,18 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(KernelFrames::new(FROM_KERNEL_RING))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
-    let tracker = Tracker::new(timing(config)?, super::state::policy(config));
+    let tracker = Tracker::new(timing(config)?, super::state::policy(config, &Judgement::default()));
     let epoch = Arc::new(AtomicU32::new(tracker.epoch()));
     let bell = Arc::new(Bell::new().map_err(|source| GatewayError::Loop { what: "bell", source })?);
     let waker = Waker::new()?;
+    let tagging = Tagging::new(Arc::clone(&bell));
     let punt_link = PuntLink {
         rings: Arc::clone(&rings),
         to_workers: to_workers.clone(),
         observations: Arc::clone(&observations),
         commands: Arc::clone(&commands),
         new_twins: Arc::clone(&new_twins),
+        tags: tagging.queue(),
         bell: Arc::clone(&bell),
         wake: waker.notifier(),
         epoch: Arc::clone(&epoch),
@@ -169,6 +173,8 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         fixed: HashSet::new(),
         shortfall: Shortfall::default(),
         rules: super::rules::Rules::default(),
+        links: HashMap::new(),
+        tagging,
         conntrack: ConntrackTotals::default(),
         ready: false,
     };

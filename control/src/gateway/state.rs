@@ -10,6 +10,7 @@ use dataplane::flow::WorkerCounters;
 use dataplane::punt::{LocalAddresses, PuntCounters};
 use dataplane::worker::{Activity, PortFlags};
 
+use super::flowtables::{self, Links, Tagging};
 use super::kept::Place;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
@@ -17,16 +18,18 @@ use super::rules::Rules;
 use super::shortfall::Shortfall;
 use crate::config::{Accelerate, Config};
 use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
+use crate::ruleset::Judgement;
 use crate::tracker::{Changed, Policy, Tracker};
 
-/// What the configuration says of which flows may fly.
-pub(super) fn policy(config: &Config) -> Policy {
+/// What configuration and ruleset say of which flows may fly.
+pub(super) fn policy(config: &Config, judgement: &Judgement) -> Policy {
     match config.policy.accelerate {
         Accelerate::Marked => {
             Policy::Marked { value: config.policy.mark.value, mask: config.policy.mark.mask }
         }
-        // Flowtables are refused by the configuration of this version; `auto` without any is `established`.
-        Accelerate::Auto | Accelerate::Established | Accelerate::Flowtable => Policy::Established,
+        Accelerate::Auto if judgement.flowtables().is_empty() => Policy::Established,
+        Accelerate::Established => Policy::Established,
+        Accelerate::Auto | Accelerate::Flowtable => Policy::Flowtable,
     }
 }
 
@@ -61,6 +64,8 @@ pub(super) struct State {
     pub(super) conntrack: ConntrackTotals,
     pub(super) shortfall: Shortfall,
     pub(super) rules: Rules,
+    pub(super) links: Links,
+    pub(super) tagging: Tagging,
     pub(super) ready: bool,
 }
 
@@ -73,15 +78,31 @@ pub(super) struct ConntrackTotals {
 }
 
 impl State {
-    /// Reads the ruleset; `true`: it keeps other connections in the kernel than it did.
+    /// Reads the ruleset; `true`: other connections may fly than before.
     pub(super) fn read_rules(&mut self) -> bool {
-        let other = self.rules.read(self.clock.millis(), &self.config.policy.accept_loss);
+        let now = self.clock.millis();
+        let other = self.rules.read(now, &self.config.policy.accept_loss);
         self.tracker.set_judgement(Arc::clone(self.rules.judgement()));
+        self.tracker.set_policy(policy(&self.config, self.rules.judgement()));
+        self.follow_flowtables(now);
         other
+    }
+
+    /// Where flowtables are, packets must go another way to the rules, and other ports may be selected.
+    fn follow_flowtables(&mut self, now: u64) {
+        let judgement = self.rules.judgement();
+        let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
+        let flowtables = flowtables::of(judgement, &twins, &self.links);
+        let tagged = self.tagging.follow(judgement, &self.links);
+        if tagged || flowtables != *self.tracker.flowtables() {
+            self.tracker.set_flowtables(flowtables);
+            self.tracker.changed(now, Changed::Ruleset, &mut self.plane);
+        }
     }
 
     /// Takes in what is there when following begins.
     pub(super) fn begin(&mut self, initial: &InitialState) {
+        self.links = initial.links.iter().map(|link| (link.ifindex, link.clone())).collect();
         self.read_rules();
         self.addresses = initial.addresses.iter().map(|a| (a.ifindex, a.address)).collect();
         self.set_local_addresses();
@@ -103,7 +124,15 @@ impl State {
         let now = self.clock.millis();
         let what = match change {
             Change::Neighbour { neighbour, deleted } => self.neighbour_changed(neighbour, *deleted),
-            Change::Link { link, deleted } => self.link_changed(link, *deleted),
+            Change::Link { link, deleted } => {
+                if *deleted {
+                    self.links.remove(&link.ifindex);
+                } else {
+                    self.links.insert(link.ifindex, link.clone());
+                }
+                self.follow_flowtables(now);
+                self.link_changed(link, *deleted)
+            }
             Change::Address { address, added } => {
                 let entry = (address.ifindex, address.address);
                 self.addresses.retain(|known| *known != entry);

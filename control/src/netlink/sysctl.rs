@@ -73,6 +73,10 @@ pub const TCP_TIMEOUTS_CLOSING: [Sysctl; 5] = [
 pub const UDP_TIMEOUT: Sysctl = Sysctl("net.netfilter.nf_conntrack_udp_timeout");
 /// Seconds after which a UDP stream (assured) ends.
 pub const UDP_TIMEOUT_STREAM: Sysctl = Sysctl("net.netfilter.nf_conntrack_udp_timeout_stream");
+/// Seconds without packets after which the kernel takes a TCP connection out of its flowtable.
+pub const FLOWTABLE_TCP_TIMEOUT: Sysctl = Sysctl("net.netfilter.nf_flowtable_tcp_timeout");
+/// The same for UDP.
+pub const FLOWTABLE_UDP_TIMEOUT: Sysctl = Sysctl("net.netfilter.nf_flowtable_udp_timeout");
 /// Whether IPv4 is forwarded.
 pub const IPV4_FORWARD: Sysctl = Sysctl("net.ipv4.ip_forward");
 /// Whether IPv6 is forwarded.

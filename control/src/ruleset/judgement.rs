@@ -209,9 +209,27 @@ impl Judgement {
         &self.additions
     }
 
+    /// Whether a `flow add` rule that packets of running connections come to adds to a flowtable.
+    pub fn is_added_to(&self, flowtable: &UserFlowtable) -> bool {
+        self.additions.iter().any(|addition| {
+            let Location { family, table, .. } = &addition.location;
+            (*family, table, &addition.flowtable) == (flowtable.family, &flowtable.table, &flowtable.name)
+        })
+    }
+
     /// Whether any `flow add` may select a connection.
     pub fn may_be_added(&self, view: &ConnectionView<'_>) -> bool {
         self.additions.iter().any(|addition| addition.concerns(view))
+    }
+
+    /// Whether its flowtables select the same connections as another's, wherever their rules stand.
+    pub fn selects_as(&self, other: &Self) -> bool {
+        fn rule(addition: &FlowAddition) -> (Family, &str, &str, &Concern) {
+            let Location { family, table, .. } = &addition.location;
+            (*family, table, &addition.flowtable, &addition.concern)
+        }
+        self.flowtables == other.flowtables
+            && self.additions.iter().map(rule).eq(other.additions.iter().map(rule))
     }
 
     /// Whether something in the ruleset makes the kernel track connections, for IPv4 and IPv6.

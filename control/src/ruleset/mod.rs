@@ -36,6 +36,8 @@ mod reader;
 mod registers;
 mod rule;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 mod walk;
 #[cfg(test)]
 mod walk_tests;

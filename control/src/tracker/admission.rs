@@ -3,13 +3,14 @@
 use dataplane::flow::{FiveTuple, InsertError, Key};
 
 use super::connection::{Class, Connection, Direction};
-use super::{Action, Millis, Plane, Source, Tracker, timers};
+use super::{Action, Millis, Plane, Source, Tracker, flowtables, timers};
 use crate::netlink::conntrack::{ConntrackEntry, Status, TcpState, Zones};
 
 impl Tracker {
     /// conntrack says that an entry is, or has become, so.
     pub fn entry(&mut self, now: Millis, entry: &ConntrackEntry, source: Source, plane: &mut impl Plane) {
         self.stats.entries += 1;
+        let entry = &flowtables::without_its_timeout(*entry);
         let hash = self.connections.hash(entry.id, &entry.orig, entry.zones);
         if let Some(index) = self.connections.find(hash, entry.id) {
             self.update(now, index, entry, source, plane);
@@ -48,7 +49,9 @@ impl Tracker {
             connection.timeout_s = if fresh { entry.timeout_s.unwrap_or(0) } else { 0 };
         }
         self.alter(index, |connection| connection.replied |= replied);
-        if self.refused(entry, Some(TcpState::Established)).is_some() {
+        let selected = self.connections[index].selected || entry.status.contains(Status::OFFLOAD);
+        self.connections[index].selected = selected;
+        if self.refused(entry, Some(TcpState::Established), selected).is_some() {
             self.let_go(now, index, plane);
             return self.forget(index, plane);
         }
@@ -89,14 +92,18 @@ impl Tracker {
         source: Source,
         plane: &mut impl Plane,
     ) {
-        if self.refused(entry, entry.tcp_state()).is_some() || self.ends_here(&entry.orig, &entry.reply) {
+        let held = source != Source::Event && self.was_held(entry);
+        // What flew for the gateway before this one was selected then.
+        let selected = held || entry.status.contains(Status::OFFLOAD);
+        if self.refused(entry, flowtables::tcp_state(entry), selected).is_some()
+            || self.ends_here(&entry.orig, &entry.reply)
+        {
             if self.dumping && source == Source::Event {
                 // The dump may have read it before, and be behind.
                 self.buried.add(hash, now);
             }
             return;
         }
-        let held = source != Source::Event && self.was_held(entry);
         let answered = entry.status.contains(Status::SEEN_REPLY);
         let timeout_s = match source {
             Source::Event => entry.timeout_s.unwrap_or(0),
@@ -116,6 +123,7 @@ impl Tracker {
                 established: true,
                 held,
                 returning: false,
+                selected,
                 flows: None,
                 directions: [Direction::NEW; 2],
                 mark: entry.mark.unwrap_or(0),

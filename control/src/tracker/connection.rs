@@ -47,6 +47,10 @@ pub enum Why {
     NoRoom,
     /// Its port is down or gone, or has another MTU or address.
     PortChanged,
+    /// The port that it comes in by is no device of a flowtable.
+    OtherDevice,
+    /// The kernel's flowtable takes its packets where the rules can't be asked first.
+    PastRules,
 }
 
 impl Why {
@@ -65,6 +69,11 @@ impl Why {
             Self::Closing => "a FIN, RST or SYN was seen",
             Self::NoRoom => "too many different next hops or ingress contexts",
             Self::PortChanged => "its port went down, or has another MTU or address",
+            Self::OtherDevice => "it comes in by a port that is no device of the flowtable",
+            Self::PastRules => {
+                "the kernel's flowtable takes its packets before the rules see them, on a PPP interface or a bridge with \
+                 VLAN filtering"
+            }
         }
     }
 }
@@ -116,6 +125,8 @@ pub(super) struct Connection {
     pub(super) held: bool,
     /// The kernel was asked for its entry, to be given back.
     pub(super) returning: bool,
+    /// A flowtable of the kernel has, or has had it.
+    pub(super) selected: bool,
     pub(super) flows: Option<[FlowRef; 2]>,
     pub(super) directions: [Direction; 2],
     pub(super) mark: u32,

@@ -113,9 +113,10 @@ impl Tracker {
         plane: &mut impl Plane,
     ) {
         let state = entry.tcp_state();
-        // Longer than the kernel's: set here. Shorter than the last packet makes it: that one flew.
+        // Longer than the kernel's: set here. Shorter than the last packet makes it: that one flew. Not told of what the
+        // flowtable has, which is set to a day there.
         let left = self.left_alone(now, index, state, plane);
-        if self.is_ours(entry, self.timeout_in(index, state)) || entry.timeout_s.is_some_and(|is| is < left) {
+        if self.is_ours(entry, self.timeout_in(index, state)) || entry.timeout_s.is_none_or(|is| is < left) {
             self.set_timeout(index, left, false, plane);
         }
         let connection = &mut self.connections[index];

@@ -12,6 +12,7 @@ mod admission;
 mod agreement;
 mod changes;
 mod connection;
+mod flowtables;
 mod keeping;
 mod plane;
 mod policy;
@@ -37,6 +38,7 @@ use hashbrown::{HashMap, HashSet};
 pub use changes::Changed;
 pub use connection::Why;
 use connection::{Class, Connection, Dir};
+pub use flowtables::Flowtables;
 pub use plane::{DirectionCounters, Forwarding, Plane};
 pub use policy::{Policy, Refusal};
 use table::Connections;
@@ -171,6 +173,7 @@ pub struct Tracker {
     policy: Policy,
     /// What the ruleset says of which connections it must see.
     judgement: Arc<Judgement>,
+    flowtables: Flowtables,
     connections: Connections,
     wheel: Wheel,
     actions: Vec<Action>,
@@ -204,6 +207,7 @@ impl Tracker {
             timing,
             policy,
             judgement: Arc::default(),
+            flowtables: Flowtables::default(),
             connections: Connections::default(),
             wheel: Wheel::new(),
             actions: Vec::new(),
@@ -240,25 +244,41 @@ impl Tracker {
         self.connections.is_empty()
     }
 
-    /// Replaces policy and timing. What they select shows with the entries of the next dump.
-    pub fn set_policy(&mut self, policy: Policy, timing: Timing) {
+    /// Replaces the policy. What it selects shows with the entries of the next dump.
+    pub const fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Replaces the timing.
+    pub const fn set_timing(&mut self, timing: Timing) {
         self.timing = timing;
     }
 
-    /// Replaces what is known of the ruleset. What it keeps in the kernel shows with the entries of the next dump.
+    /// Replaces what is known of the ruleset. What it keeps in the kernel, and what its flowtables select, shows with
+    /// the entries of the next dump.
     pub fn set_judgement(&mut self, judgement: Arc<Judgement>) {
+        if !judgement.selects_as(&self.judgement) {
+            self.deselect();
+        }
         self.judgement = judgement;
     }
 
-    /// Why an entry is not carried. `tcp_state` is the state to assume for TCP.
-    fn refused(&self, entry: &ConntrackEntry, tcp_state: Option<TcpState>) -> Option<Refusal> {
+    /// Why an entry is not carried. `tcp_state` is the state to assume for TCP; `selected`: a flowtable has had it.
+    fn refused(
+        &self,
+        entry: &ConntrackEntry,
+        tcp_state: Option<TcpState>,
+        selected: bool,
+    ) -> Option<Refusal> {
         let kept = || {
             let keeps = self.judgement.keeps_any()
                 && self.judgement.keeps(&ruleset::ConnectionView::of(entry)).is_some();
             keeps.then_some(Refusal::Ruleset)
         };
-        self.policy.refusal(entry, tcp_state).or_else(kept)
+        self.policy
+            .refusal(entry, tcp_state, || self.is_selected(entry, selected))
+            .or_else(kept)
+            .or_else(|| self.ended_by_flowtable(entry))
     }
 
     /// The current epoch.

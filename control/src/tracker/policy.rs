@@ -16,6 +16,8 @@ pub enum Policy {
         /// Which bits count.
         mask: u32,
     },
+    /// Those that a `flow add` rule has taken into a flowtable, and of them the packets that come in by its devices.
+    Flowtable,
 }
 
 /// Why an entry is not carried.
@@ -37,6 +39,10 @@ pub enum Refusal {
     Ruleset,
     /// Its mark does not select it.
     NotMarked,
+    /// No flowtable has it.
+    NotInFlowtable,
+    /// The kernel's flowtable would end its entry while it flies.
+    FlowtableEnds,
     /// Original and reply direction lie in different zones.
     Zones,
     /// It begins or ends on this host.
@@ -44,8 +50,14 @@ pub enum Refusal {
 }
 
 impl Policy {
-    /// Why `entry` is not carried; `None`: it may be. `tcp_state` is the state to assume for TCP.
-    pub(super) fn refusal(&self, entry: &ConntrackEntry, tcp_state: Option<TcpState>) -> Option<Refusal> {
+    /// Why `entry` is not carried; `None`: it may be. `tcp_state` is the state to assume for TCP; `selected` is asked
+    /// whether a flowtable selects it.
+    pub(super) fn refusal(
+        &self,
+        entry: &ConntrackEntry,
+        tcp_state: Option<TcpState>,
+        selected: impl FnOnce() -> bool,
+    ) -> Option<Refusal> {
         let status = entry.status;
         let refusal = match entry.orig.proto {
             TCP if tcp_state != Some(TcpState::Established) || !status.contains(Status::ASSURED) => {
@@ -60,6 +72,7 @@ impl Policy {
             TCP | UDP if entry.zones.orig != entry.zones.reply => Refusal::Zones,
             TCP | UDP => match *self {
                 Self::Marked { value, mask } if entry.mark.unwrap_or(0) & mask != value => Refusal::NotMarked,
+                Self::Flowtable if !selected() => Refusal::NotInFlowtable,
                 _ => return None,
             },
             _ => Refusal::Protocol,

@@ -21,6 +21,14 @@ impl Tracker {
         if shunned || !connection.established || state == EntryState::Closing {
             return;
         }
+        if let Some(why) = self.barred(proof) {
+            let before = (direction.state, direction.why);
+            plane.set_state(proof.flow, EntryState::Candidate);
+            if before != (EntryState::Candidate, why) {
+                self.note(now, index, dir, EntryState::Candidate, why);
+            }
+            return;
+        }
         self.stats.proofs += 1;
         let current = direction.epoch.wrapping_sub(self.lengths_at).cast_signed() >= 0;
         let known = if current { plane.length(proof.flow) } else { 0 };

@@ -124,7 +124,9 @@ impl Tracker {
 
     fn refresh_every(&self, index: u32) -> u32 {
         // A packet that goes through the kernel sets the protocol's own timeout, which may be shorter.
-        self.timing.refresh_every.min(self.protocol_timeout(index).saturating_mul(300)).max(300)
+        let kernels = self.protocol_timeout(index).saturating_mul(300);
+        let flowtables = self.flowtable_leaves(self.connections[index].proto).saturating_mul(500);
+        self.timing.refresh_every.min(kernels).min(flowtables).max(300)
     }
 
     /// Arms the connection's timer for what comes next.

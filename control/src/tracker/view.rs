@@ -3,7 +3,7 @@
 use dataplane::flow::{FiveTuple, Key, TCP};
 
 use super::connection::{Class, Connection};
-use super::{Dir, DirectionCounters, Millis, Plane, Refusal, Tracker, Why};
+use super::{Dir, DirectionCounters, Millis, Plane, Refusal, Tracker, Why, flowtables};
 use crate::netlink::conntrack::ConntrackEntry;
 
 /// How many connections are in which state.
@@ -97,7 +97,7 @@ impl Tracker {
         if self.ends_here(&entry.orig, &entry.reply) {
             return Some(Refusal::Local);
         }
-        self.refused(entry, entry.tcp_state())
+        self.refused(entry, flowtables::tcp_state(entry), false)
     }
 
     /// Up to `limit` connections from `cursor` on, and the cursor for those that follow; 0 begins,

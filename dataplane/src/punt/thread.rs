@@ -17,6 +17,7 @@ use super::fingerprints::{Fingerprints, PATIENCE, Seen};
 use super::outbox::Outbox;
 use super::outgoing::Outgoing;
 use super::pace::Pace;
+use super::priority::{self, PriorityTags};
 use super::unknown::Unknown;
 use super::{
     Bell, FromKernel, KernelFrames, Observation, PuntClass, PuntCommand, PuntEvent, PuntRings, Punted, Twin,
@@ -97,6 +98,8 @@ pub struct PuntLink {
     pub commands: Arc<ArrayQueue<PuntCommand>>,
     /// From control: what takes the place of a port's twin that was deleted.
     pub new_twins: Arc<ArrayQueue<(usize, Twin)>>,
+    /// From control: which packets get a priority tag from the next epoch on.
+    pub tags: Arc<ArrayQueue<PriorityTags>>,
     /// Rung after a command.
     pub bell: Arc<Bell>,
     /// Wakes control after an observation.
@@ -121,6 +124,8 @@ pub struct PuntThread {
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
     unknown: Unknown,
+    tags: PriorityTags,
+    epoch: u32,
     outbox: Outbox,
     pace: Pace,
     /// The last sleep ended without a frame on any twin.
@@ -164,6 +169,8 @@ impl PuntThread {
             counters,
             prints: Fingerprints::new(),
             unknown: Unknown::new(),
+            tags: PriorityTags::default(),
+            epoch: 0,
             outbox,
             pace,
             quiet: false,
@@ -285,7 +292,7 @@ impl PuntThread {
 
     /// Queues a packet for its twin, as it came.
     fn deliver(&mut self, packet: Punted, now: u64) {
-        let Punted { mbuf, ingress, event, flow, reason, l3 } = packet;
+        let Punted { mut mbuf, ingress, event, flow, reason, l3 } = packet;
         if Exceptions::concerns(reason)
             && let Some(flow) = flow.or_else(|| self.direction(&mbuf, l3))
         {
@@ -298,7 +305,7 @@ impl PuntThread {
             match event {
                 PuntEvent::None => {}
                 PuntEvent::Fingerprint | PuntEvent::Probe | PuntEvent::Longer => {
-                    self.fingerprint(&mbuf, ingress, flow, event, now);
+                    self.fingerprint(&mut mbuf, ingress, flow, event, now);
                 }
                 PuntEvent::Closing => self.tell(Observation::Closing(flow)),
                 PuntEvent::Lost => self.tell(Observation::Lost(flow)),
@@ -349,20 +356,36 @@ impl PuntThread {
         }
     }
 
-    /// Remembers what the packet looks like, so that it is recognised when the kernel forwards it.
-    fn fingerprint(&mut self, mbuf: &Mbuf, ingress: Ingress, flow: FlowRef, event: PuntEvent, now: u64) {
+    /// Remembers what the packet looks like, so that it is recognised when the kernel forwards it, and sees to it that
+    /// it meets the rules.
+    fn fingerprint(&mut self, mbuf: &mut Mbuf, ingress: Ingress, flow: FlowRef, event: PuntEvent, now: u64) {
         let probe = event == PuntEvent::Probe;
         let headers = packet::parse(mbuf.data(), ingress.port()).ok();
         let snapshot = headers.and_then(|h| Snapshot::take(h.packet(mbuf.data()), &h));
         if let (PuntEvent::Longer, Some(headers)) = (event, headers) {
             self.tell(Observation::Longer { flow, length: headers.l3_len });
         }
-        let epoch = self.link.epoch.load(Ordering::Acquire);
-        match snapshot {
+        let epoch = self.epoch();
+        // Without the tag the kernel's flowtable may forward it, which would prove nothing.
+        let l3 = headers.map_or(0, |headers| usize::from(headers.l3));
+        let meets_rules = !self.tags.want(ingress) || priority::tag(mbuf, ingress, l3);
+        match snapshot.filter(|_| meets_rules) {
             Some(snapshot) => self.prints.punted(flow, ingress, snapshot, epoch, probe, now),
             None if probe => self.tell(Observation::Lost(flow)),
             None => {}
         }
+    }
+
+    /// The epoch to stamp on a packet, which is treated as is right for it.
+    fn epoch(&mut self) -> u32 {
+        let epoch = self.link.epoch.load(Ordering::Acquire);
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            while let Some(tags) = self.link.tags.pop() {
+                self.tags = tags;
+            }
+        }
+        epoch
     }
 
     /// Takes what the kernel has sent out of a twin; says how many frames there were.

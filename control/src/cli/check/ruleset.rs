@@ -175,11 +175,7 @@ fn of_rule(found: &ruleset::Finding) -> Option<Finding> {
 fn of_flowtable(flowtable: &UserFlowtable, judgement: &Judgement) -> Finding {
     let UserFlowtable { family, table, name, devices, offload, .. } = flowtable;
     let flags = if *offload { "; flags offload" } else { "" };
-    let added = judgement.additions().iter().any(|addition| {
-        (addition.location.family, &addition.location.table) == (*family, table)
-            && addition.flowtable == *name
-    });
-    let why = if added {
+    let why = if judgement.is_added_to(flowtable) {
         "rules add connections to it, which the kernel then forwards past its chains"
     } else {
         "no rule adds running connections to it"
