@@ -8,10 +8,12 @@ use std::process::{Command, Stdio};
 use super::findings::{Finding, Severity};
 use crate::config::{Config, Device, PortConfig};
 
+mod flowtable;
 mod kernel_device;
 mod ruleset;
 
-pub(super) use ruleset::{FlowtableReference, RuleReference};
+pub(super) use flowtable::FlowtableReference;
+pub(super) use ruleset::RuleReference;
 
 /// Capabilities by their bit (capability.h).
 const CAP_NET_ADMIN: u32 = 12;

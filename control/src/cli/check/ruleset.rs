@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 
-use super::{Finding, Severity, finding};
+use super::{Finding, Severity, finding, flowtable};
 use crate::config::Config;
 use crate::netlink::qdisc::{self, Qdisc};
-use crate::ruleset::{self, Judgement, ReadError, UserFlowtable, Warning, What};
+use crate::ruleset::{self, Judgement, ReadError, Warning, What};
 
 /// The rule or chain of a finding, for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,21 +27,6 @@ pub struct RuleReference {
     pub accepted: bool,
     /// Whether only one-way UDP streams come to it.
     pub one_way: bool,
-}
-
-/// A flowtable, for programs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FlowtableReference {
-    /// The table's family.
-    pub family: &'static str,
-    /// The table.
-    pub table: String,
-    /// Its name.
-    pub name: String,
-    /// Its devices.
-    pub devices: Vec<String>,
-    /// `flags offload`.
-    pub offload: bool,
 }
 
 /// What the kernel has.
@@ -77,9 +62,7 @@ impl Kernel {
             Ok(judgement) => {
                 found.extend(self.tracking(judgement));
                 found.extend(judgement.findings().iter().filter_map(of_rule));
-                found.extend(
-                    judgement.flowtables().iter().map(|flowtable| of_flowtable(flowtable, judgement)),
-                );
+                found.extend(flowtable::findings(config, judgement));
             }
             Err(error) => found.push(finding(
                 Severity::Warning,
@@ -170,26 +153,6 @@ fn of_rule(found: &ruleset::Finding) -> Option<Finding> {
     let remedy = found.remedy();
     let finding = finding(severity, "ruleset", what, found.differs(), Some(&remedy));
     Some(Finding { rule: Some(rule), ..finding })
-}
-
-fn of_flowtable(flowtable: &UserFlowtable, judgement: &Judgement) -> Finding {
-    let UserFlowtable { family, table, name, devices, offload, .. } = flowtable;
-    let flags = if *offload { "; flags offload" } else { "" };
-    let why = if judgement.is_added_to(flowtable) {
-        "rules add connections to it, which the kernel then forwards past its chains"
-    } else {
-        "no rule adds running connections to it"
-    };
-    let what = format!("flowtable {name} of {family} {table}: devices {}{flags}", devices.join(", "));
-    let reference = FlowtableReference {
-        family: family.name(),
-        table: table.clone(),
-        name: name.clone(),
-        devices: devices.clone(),
-        offload: *offload,
-    };
-    let finding = finding(Severity::Note, "flowtable", what, why, None);
-    Finding { flowtable: Some(reference), ..finding }
 }
 
 /// Kinds that only queue: they neither delay nor drop by rate.
