@@ -68,6 +68,29 @@ fn a_quota_sees_every_packet_of_its_connections_and_the_others_fly() -> Result<(
 }
 
 #[test]
+fn a_rule_for_another_interface_keeps_nothing() -> Result<()> {
+    let lab = lab(HOME_ROUTER).build()?;
+    for rule in ["iifname wan0 udp dport 5001", "iifname lan0 udp dport 5000"] {
+        lab.gateway()
+            .nft(&format!("insert rule inet filter forward {rule} counter quota over 100 mbytes drop"))?;
+    }
+    until_read(&lab)?;
+    let (limited, free) = (udp_pair(&lab, 5000)?, udp_pair(&lab, 5001)?);
+    lab.until_flying("udp", free.source_port(), || free.ping(1).map(drop))?;
+    let before = counted(&lab)?;
+    for token in 0..PINGS {
+        limited.ping(token)?;
+    }
+    assert_eq!(counted(&lab)? - before, PINGS);
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    assert!(!flies(&lab, &limited)?);
+    let found = explained(gateway, &limited, 5000)?;
+    let why = found.pointer("/directions/0/why").and_then(Value::as_str).unwrap_or("");
+    assert_eq!(why, "a rule for an interface on its way must see each of its packets", "{found}");
+    Ok(())
+}
+
+#[test]
 fn a_rule_that_comes_takes_its_connections_out_of_the_air_and_they_return_when_it_goes() -> Result<()> {
     let lab = lab(HOME_ROUTER).build()?;
     if lab.flyover().is_none() {

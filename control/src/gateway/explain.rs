@@ -116,6 +116,7 @@ const fn advice(why: Why) -> Option<&'static str> {
         Why::OtherDevice => Some(
             "if it is to fly, add the port's twin to the flowtable's devices; flyover status shows flowtables",
         ),
+        Why::Ruleset => Some("flyover check tells which rule, and what changes it"),
         Why::PastRules => {
             Some("name the twins in the flowtable's devices, in place of the PPP interface or the bridge")
         }

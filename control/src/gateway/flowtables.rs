@@ -1,4 +1,4 @@
-//! The user's flowtables, as they concern ports and flows.
+//! The user's flowtables and interfaces, as they concern ports and flows.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use dataplane::punt::{Bell, PriorityTags};
 use crate::netlink::sysctl::{FLOWTABLE_TCP_TIMEOUT, FLOWTABLE_UDP_TIMEOUT, Sysctl};
 use crate::netlink::watch::Link;
 use crate::ruleset::{Judgement, UserFlowtable};
-use crate::tracker::Flowtables;
+use crate::tracker::{Flowtables, Interfaces};
 
 /// Interfaces by index.
 pub(super) type Links = HashMap<u32, Link>;
@@ -62,6 +62,18 @@ pub(super) fn of(judgement: &Judgement, twins: &[u32], links: &Links) -> Flowtab
         tcp_timeout_s: timeout(FLOWTABLE_TCP_TIMEOUT),
         udp_timeout_s: timeout(FLOWTABLE_UDP_TIMEOUT),
     }
+}
+
+/// Names under which rules may know ports, whose twins are given in the order of the ports.
+pub(super) fn names(twins: &[u32], links: &Links) -> Interfaces {
+    let named = |twin: &u32| {
+        let above = above(*twin, links);
+        let mut names: Vec<String> =
+            above.iter().filter_map(|link| links.get(link)).map(|link| link.name.clone()).collect();
+        names.sort_unstable();
+        names
+    };
+    Interfaces(twins.iter().map(named).collect())
 }
 
 /// A kernel that has no flowtables has no setting for them.

@@ -84,18 +84,23 @@ impl State {
         let other = self.rules.read(now, &self.config.policy.accept_loss);
         self.tracker.set_judgement(Arc::clone(self.rules.judgement()));
         self.tracker.set_policy(policy(&self.config, self.rules.judgement()));
-        self.follow_flowtables(now);
+        self.follow_interfaces(now);
         other
     }
 
-    /// Where flowtables are, packets must go another way to the rules, and other ports may be selected.
-    fn follow_flowtables(&mut self, now: u64) {
+    /// Where flowtables are, packets must go another way to the rules, and other ports may be selected; and rules may name
+    /// what interfaces are called.
+    fn follow_interfaces(&mut self, now: u64) {
         let judgement = self.rules.judgement();
         let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
         let flowtables = flowtables::of(judgement, &twins, &self.links);
+        let interfaces = flowtables::names(&twins, &self.links);
         let tagged = self.tagging.follow(judgement, &self.links);
-        if tagged || flowtables != *self.tracker.flowtables() {
-            self.tracker.set_flowtables(flowtables);
+        let renamed = interfaces != *self.tracker.interfaces() && judgement.keeps_any();
+        let other = tagged || flowtables != *self.tracker.flowtables();
+        self.tracker.set_interfaces(interfaces);
+        self.tracker.set_flowtables(flowtables);
+        if other || renamed {
             self.tracker.changed(now, Changed::Ruleset, &mut self.plane);
         }
     }
@@ -130,7 +135,7 @@ impl State {
                 } else {
                     self.links.insert(link.ifindex, link.clone());
                 }
-                self.follow_flowtables(now);
+                self.follow_interfaces(now);
                 self.link_changed(link, *deleted)
             }
             Change::Address { address, added } => {

@@ -1,8 +1,8 @@
 //! Rulesets for tests of what follows from them.
 
-use super::expression::Expression;
+use super::Judgement;
+use super::expression::{Comparison, Expression, Register};
 use super::model::{Chain, Family, Flowtable, Hook, HookPoint, Rule, Ruleset, Table};
-use super::{Judgement, UserFlowtable};
 
 /// `table inet t` with the flowtable `ft` of these devices and, if `added`, a rule of the forward chain that adds every
 /// connection to it.
@@ -17,6 +17,28 @@ pub(crate) fn with_flowtable(devices: &[&str], added: bool) -> Judgement {
         counter: false,
     });
     let add = Expression::FlowAdd { table: "ft".to_owned() };
+    let judgement = judged(table, Vec::from_iter(added.then_some(add)));
+    assert_eq!(
+        judgement.flowtables().iter().map(|ft| judgement.is_added_to(ft)).collect::<Vec<_>>(),
+        [added]
+    );
+    judgement
+}
+
+/// A rule of the forward chain: `iifname NAME quota ...`.
+pub(crate) fn with_quota_from(interface: &str) -> Judgement {
+    const IIFNAME: u32 = 6;
+    let mut name = interface.as_bytes().to_vec();
+    name.resize(16, 0);
+    let rule = vec![
+        Expression::Meta { key: IIFNAME, dreg: Register(4) },
+        Expression::Compare { sreg: Register(4), op: Comparison::Equal, value: name },
+        Expression::Quota,
+    ];
+    judged(Table::new(Family::Inet, "t".to_owned()), rule)
+}
+
+fn judged(mut table: Table, expressions: Vec<Expression>) -> Judgement {
     let hook = Hook {
         point: HookPoint::Forward,
         priority: 0,
@@ -24,12 +46,7 @@ pub(crate) fn with_flowtable(devices: &[&str], added: bool) -> Judgement {
         kind: "filter".to_owned(),
         drops: false,
     };
-    let rules = vec![Rule { handle: 3, expressions: Vec::from_iter(added.then_some(add)), comment: None }];
+    let rules = vec![Rule { handle: 3, expressions, comment: None }];
     table.chains.push(Chain { name: "forward".to_owned(), handle: 2, hook: Some(hook), rules });
-    let judgement = Judgement::new(&Ruleset { tables: vec![table], ..Ruleset::default() }, &[]);
-    assert_eq!(
-        judgement.flowtables().iter().map(|ft: &UserFlowtable| judgement.is_added_to(ft)).collect::<Vec<_>>(),
-        [added]
-    );
-    judgement
+    Judgement::new(&Ruleset { tables: vec![table], ..Ruleset::default() }, &[])
 }

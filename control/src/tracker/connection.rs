@@ -49,6 +49,8 @@ pub enum Why {
     PortChanged,
     /// The port that it comes in by is no device of a flowtable.
     OtherDevice,
+    /// A rule that names an interface on its way must see each of its packets.
+    Ruleset,
     /// The kernel's flowtable takes its packets where the rules can't be asked first.
     PastRules,
 }
@@ -70,6 +72,7 @@ impl Why {
             Self::NoRoom => "too many different next hops or ingress contexts",
             Self::PortChanged => "its port went down, or has another MTU or address",
             Self::OtherDevice => "it comes in by a port that is no device of the flowtable",
+            Self::Ruleset => "a rule for an interface on its way must see each of its packets",
             Self::PastRules => {
                 "the kernel's flowtable takes its packets before the rules see them, on a PPP interface or a bridge with \
                  VLAN filtering"

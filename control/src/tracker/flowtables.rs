@@ -101,8 +101,8 @@ impl Tracker {
         ends.then_some(Refusal::FlowtableEnds)
     }
 
-    /// Why a proof counts for nothing.
-    pub(super) fn barred(&self, proof: &Proof) -> Option<Why> {
+    /// Why a flowtable, or what it selects, makes a proof count for nothing.
+    pub(super) fn barred_by_flowtable(&self, proof: &Proof) -> Option<Why> {
         let of = |ports: &[bool]| ports.get(usize::from(proof.ingress.port())).copied().unwrap_or(false);
         if of(&self.flowtables.past_rules)
             || (self.flowtables.past_rules_in_pppoe && proof.ingress.pppoe().is_some())

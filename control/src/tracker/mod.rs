@@ -13,6 +13,7 @@ mod agreement;
 mod changes;
 mod connection;
 mod flowtables;
+mod interfaces;
 mod keeping;
 mod plane;
 mod policy;
@@ -39,6 +40,7 @@ pub use changes::Changed;
 pub use connection::Why;
 use connection::{Class, Connection, Dir};
 pub use flowtables::Flowtables;
+pub use interfaces::Interfaces;
 pub use plane::{DirectionCounters, Forwarding, Plane};
 pub use policy::{Policy, Refusal};
 use table::Connections;
@@ -46,7 +48,7 @@ pub use view::{ConnectionView, Counts, DirectionView};
 use wheel::Wheel;
 
 use crate::netlink::conntrack::{ConntrackEntry, TcpState, Zones};
-use crate::ruleset::{self, Judgement};
+use crate::ruleset::Judgement;
 
 /// Milliseconds since the process started.
 pub type Millis = u64;
@@ -174,6 +176,7 @@ pub struct Tracker {
     /// What the ruleset says of which connections it must see.
     judgement: Arc<Judgement>,
     flowtables: Flowtables,
+    interfaces: Interfaces,
     connections: Connections,
     wheel: Wheel,
     actions: Vec<Action>,
@@ -208,6 +211,7 @@ impl Tracker {
             policy,
             judgement: Arc::default(),
             flowtables: Flowtables::default(),
+            interfaces: Interfaces::default(),
             connections: Connections::default(),
             wheel: Wheel::new(),
             actions: Vec::new(),
@@ -270,11 +274,7 @@ impl Tracker {
         tcp_state: Option<TcpState>,
         selected: bool,
     ) -> Option<Refusal> {
-        let kept = || {
-            let keeps = self.judgement.keeps_any()
-                && self.judgement.keeps(&ruleset::ConnectionView::of(entry)).is_some();
-            keeps.then_some(Refusal::Ruleset)
-        };
+        let kept = || self.is_kept(entry).then_some(Refusal::Ruleset);
         self.policy
             .refusal(entry, tcp_state, || self.is_selected(entry, selected))
             .or_else(kept)

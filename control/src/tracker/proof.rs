@@ -21,7 +21,8 @@ impl Tracker {
         if shunned || !connection.established || state == EntryState::Closing {
             return;
         }
-        if let Some(why) = self.barred(proof) {
+        let kept = || self.is_kept_on_its_way(index, dir, proof, plane).then_some(Why::Ruleset);
+        if let Some(why) = self.barred_by_flowtable(proof).or_else(kept) {
             let before = (direction.state, direction.why);
             plane.set_state(proof.flow, EntryState::Candidate);
             if before != (EntryState::Candidate, why) {
