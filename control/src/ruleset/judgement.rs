@@ -6,6 +6,7 @@ use std::fmt;
 use super::concern::{Concern, ConnectionView};
 use super::found::{Spot, What};
 use super::model::{Family, Ruleset};
+use super::own::OwnTable;
 use super::walk;
 use super::words;
 use crate::config::Construct;
@@ -134,6 +135,7 @@ pub struct Judgement {
     flowtables: Vec<UserFlowtable>,
     additions: Vec<FlowAddition>,
     tracks: (bool, bool),
+    own_table: OwnTable,
 }
 
 impl Judgement {
@@ -171,6 +173,7 @@ impl Judgement {
             flowtables: flowtables.collect(),
             additions,
             tracks: ruleset.tracks(),
+            own_table: ruleset.own_table(),
             findings,
         }
     }
@@ -232,9 +235,14 @@ impl Judgement {
             && self.additions.iter().map(rule).eq(other.additions.iter().map(rule))
     }
 
-    /// Whether something in the ruleset makes the kernel track connections, for IPv4 and IPv6.
+    /// Whether something in the user's ruleset makes the kernel track connections, for IPv4 and IPv6.
     pub const fn tracks(&self) -> (bool, bool) {
         self.tracks
+    }
+
+    /// What stands under the name of Flyover's own table.
+    pub const fn own_table(&self) -> OwnTable {
+        self.own_table
     }
 
     /// The names of what keeps connections, each once.

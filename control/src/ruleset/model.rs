@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::expression::{Expression, ObjectKind, Verdict};
+use super::own::{self, OwnTable};
 
 /// `NFPROTO_*`: the family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +134,8 @@ pub struct Table {
     pub name: String,
     /// Its chains see no packets (`flags dormant`).
     pub dormant: bool,
+    /// The comment, of its maker.
+    pub comment: Option<String>,
     /// Chains in the kernel's order.
     pub chains: Vec<Chain>,
     /// Sets and maps.
@@ -150,6 +153,7 @@ impl Table {
             family,
             name,
             dormant: false,
+            comment: None,
             chains: Vec::new(),
             sets: Vec::new(),
             flowtables: Vec::new(),
@@ -344,10 +348,16 @@ impl Ruleset {
         self.tables.iter().flat_map(|table| table.flowtables.iter().map(move |flowtable| (table, flowtable)))
     }
 
-    /// For which of IPv4 and IPv6 something in the ruleset makes the kernel track connections.
+    /// What stands under the name of Flyover's own table.
+    pub fn own_table(&self) -> OwnTable {
+        OwnTable::among(&self.tables)
+    }
+
+    /// For which of IPv4 and IPv6 something in the user's ruleset makes the kernel track connections. Flyover's own
+    /// table does not count: it is there for want of such a thing.
     pub fn tracks(&self) -> (bool, bool) {
         let (mut v4, mut v6) = (false, false);
-        for table in &self.tables {
+        for table in self.tables.iter().filter(|table| !own::is_own(table)) {
             let tracks = table
                 .chains
                 .iter()

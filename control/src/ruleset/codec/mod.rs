@@ -154,12 +154,14 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn table(family: Family, attributes: &[u8]) -> Option<Table> {
     const NAME: u16 = 1;
     const FLAGS: u16 = 2;
+    const USERDATA: u16 = 6;
     const DORMANT: u32 = 1;
     let mut table = Table::new(family, String::new());
     for (kind, value) in Attributes(attributes) {
         match kind {
             NAME => table.name = text(value),
             FLAGS => table.dormant = number(value)? & DORMANT != 0,
+            USERDATA => table.comment = comment(value),
             _ => {}
         }
     }
@@ -250,8 +252,9 @@ fn rule(attributes: &[u8]) -> Option<(String, String, Rule)> {
     (!table.is_empty() && !chain.is_empty()).then_some((table, chain, rule))
 }
 
-/// The comment among a rule's user data, which is nft's own: type, length, value.
+/// The comment among the user data of a table or rule, which is nft's own: type, length, value.
 fn comment(mut rest: &[u8]) -> Option<String> {
+    /// NFTNL_UDATA_TABLE_COMMENT and NFTNL_UDATA_RULE_COMMENT.
     const COMMENT: u8 = 0;
     while let [kind, length, tail @ ..] = rest {
         let value = tail.get(..usize::from(*length))?;
