@@ -6,5 +6,6 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod netlink;
+pub mod nft;
 pub mod ruleset;
 pub mod tracker;
