@@ -37,6 +37,7 @@ pub struct Gateway {
     namespace: Namespace,
     directory: PathBuf,
     binary: PathBuf,
+    options: Vec<String>,
     process: Option<Process>,
     service: Option<ServiceManager>,
 }
@@ -51,6 +52,7 @@ impl Gateway {
             namespace: namespace.clone(),
             directory: directory.to_owned(),
             binary: binary()?.to_owned(),
+            options: Vec::new(),
             process: None,
             service: None,
         };
@@ -82,7 +84,7 @@ impl Gateway {
             }
             None => (mortal(&self.binary), Vec::new()),
         };
-        command.arg("run").arg("-c").arg(self.config());
+        command.arg("run").arg("-c").arg(self.config()).args(&self.options);
         command.env("RUST_BACKTRACE", "1");
         self.process = Some(self.namespace.start("flyover", command, &self.directory)?);
         let ready = wait::until(START_WITHIN, "flyover to be ready", || {
@@ -96,6 +98,11 @@ impl Gateway {
             Ok(Err(status)) => Err(self.failure(&status.to_string())),
             Err(timeout) => Err(self.failure(&timeout.to_string())),
         }
+    }
+
+    /// From the next start on, `flyover run` gets these options.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
     /// From the next start on, a service manager is told, and holds descriptors.

@@ -28,6 +28,11 @@ impl Status {
             text: self.0.to_string(),
         })
     }
+
+    /// How it stands with Flyover's own table.
+    pub fn own_table(&self) -> &str {
+        self.0.pointer("/ruleset/own_table").and_then(Value::as_str).unwrap_or_default()
+    }
 }
 
 /// One direction of a connection: where its packets come from and go to.

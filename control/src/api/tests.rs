@@ -472,8 +472,8 @@ fn json_keys_are_stable() {
         packets.hardware packets.punted policy ports punted_by_reason ready revalidation \
         revalidation.last_missed_s revalidation.missed ruleset ruleset.flowtables \
         ruleset.flowtables.added_to ruleset.flowtables.devices ruleset.flowtables.family ruleset.flowtables.name \
-        ruleset.flowtables.offload ruleset.flowtables.table ruleset.keeps ruleset.warns uptime_s version workers \
-        workers.busy_percent workers.core workers.packets workers.sleeping_percent";
+        ruleset.flowtables.offload ruleset.flowtables.table ruleset.keeps ruleset.own_table ruleset.warns uptime_s version \
+        workers workers.busy_percent workers.core workers.packets workers.sleeping_percent";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let port = serde_json::to_value(PortStatus::default()).expect("JSON");
     let expected = "admin_up device driver link_up mac mtu name netns queues rx rx.bytes rx.errors rx.missed \

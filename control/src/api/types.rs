@@ -56,6 +56,8 @@ pub struct RulesetInfo {
     pub warns: Vec<String>,
     /// Flowtables of the user's.
     pub flowtables: Vec<FlowtableInfo>,
+    /// How it stands with Flyover's own table: `installed`, `not_needed`, `off`, `foreign`, or `failed: ...`.
+    pub own_table: String,
 }
 
 /// A flowtable of the user's.

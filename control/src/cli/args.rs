@@ -60,6 +60,10 @@ pub struct RunArguments {
     /// Ports and settings.
     #[command(flatten)]
     pub source: Source,
+    /// Never install the table `inet flyover`, which has the kernel track connections where nothing else in the
+    /// ruleset does
+    #[arg(long)]
+    pub no_nft: bool,
     /// How much to say on standard error
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,

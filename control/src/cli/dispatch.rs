@@ -18,6 +18,8 @@ use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
 pub struct RunOptions {
     /// The file that the configuration came from, if it came from one.
     pub config_file: Option<PathBuf>,
+    /// No nftables table of Flyover's own.
+    pub no_nft: bool,
 }
 
 /// Runs the gateway until it is told to stop.
@@ -158,7 +160,7 @@ fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) ->
         findings::write(&mut text, &blockers)?;
         return Err(Failure::Machine(String::from_utf8_lossy(&text).trim_end().to_owned()));
     }
-    let options = RunOptions { config_file: arguments.source.config.clone() };
+    let options = RunOptions { config_file: arguments.source.config.clone(), no_nft: arguments.no_nft };
     run(&config, &options).map_err(Failure::Run)
 }
 

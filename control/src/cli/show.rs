@@ -15,6 +15,7 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
     let hugepages = if status.hugepages { "hugepages" } else { "no hugepages" };
     let Status { policy, epoch, hardware, .. } = status;
     writeln!(out, "policy {policy}, epoch {epoch}, {hugepages}, hardware path: {hardware}")?;
+    writeln!(out, "own nft table: {}", own_table(&status.ruleset.own_table))?;
     for notice in &status.notices {
         writeln!(out, "note: {notice}")?;
     }
@@ -70,6 +71,19 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
     workers.flush(out)?;
     writeln!(out)?;
     ports(out, &status.ports)
+}
+
+/// What has the kernel track connections, after the word that programs get.
+fn own_table(word: &str) -> &str {
+    match word {
+        "installed" => "inet flyover, which has the kernel track connections",
+        "not_needed" => "not needed",
+        "off" => "off, by --no-nft",
+        "foreign" => "not installed: inet flyover is there, and not Flyover's",
+        // Its notice tells the rest.
+        failed if failed.starts_with("failed") => "could not be installed",
+        other => other,
+    }
 }
 
 /// `flyover ports`

@@ -6,6 +6,7 @@ mod explain;
 mod flowtables;
 mod kept;
 mod numa;
+mod own_table;
 mod plane;
 mod ports;
 mod remake;

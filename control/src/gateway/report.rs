@@ -60,6 +60,7 @@ impl Handler for State {
                 keeps: rules::names(self.rules.judgement(), true),
                 warns: rules::names(self.rules.judgement(), false),
                 flowtables: self.flowtables(),
+                own_table: self.own_table.word(),
             },
             notices: self.notices(),
         }
@@ -150,6 +151,7 @@ impl State {
             .iter()
             .cloned()
             .chain(self.rules.notices())
+            .chain(self.own_table.notice())
             .chain(self.shortfall.notice(now, within))
             .collect()
     }

@@ -21,6 +21,8 @@ pub(super) struct Rules {
     judgement: Arc<Judgement>,
     due: Option<u64>,
     rested_at: u64,
+    /// The last reading did not fail.
+    read: bool,
 }
 
 impl Rules {
@@ -28,9 +30,19 @@ impl Rules {
         &self.judgement
     }
 
+    /// The judgement, if it is of the ruleset that was there a moment ago.
+    pub(super) fn fresh(&self) -> Option<&Judgement> {
+        self.read.then_some(&*self.judgement)
+    }
+
+    /// It is to be read again by `at`, changed or not.
+    pub(super) fn read_again(&mut self, at: u64) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
     /// Something in the ruleset has changed.
     pub(super) fn changed(&mut self, now: u64) {
-        self.due.get_or_insert((now + SETTLE).max(self.rested_at));
+        self.read_again((now + SETTLE).max(self.rested_at));
     }
 
     pub(super) fn is_due(&self, now: u64) -> bool {
@@ -45,10 +57,12 @@ impl Rules {
             Ok(ruleset) => Judgement::new(&ruleset, accept_loss),
             Err(error) => {
                 tracing::warn!(%error, "the ruleset could not be read; what was known of it stands");
+                self.read = false;
                 self.due = Some(now + RETRY);
                 return false;
             }
         };
+        self.read = true;
         self.rested_at = now + SHARE * u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX / SHARE);
         let selects = judgement.flowtables().iter().map(|flowtable| flowtable.name.as_str());
         let other =
@@ -105,5 +119,9 @@ mod tests {
         rules.rested_at = 5000;
         rules.changed(1200);
         assert!(!rules.is_due(4999) && rules.is_due(5000), "reading leaves time for the rest");
+        rules.due = None;
+        rules.read_again(40_000);
+        rules.changed(10_000);
+        assert!(rules.is_due(10_100), "what is to be read again anyway is not read late");
     }
 }

@@ -175,6 +175,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         rules: super::rules::Rules::default(),
         links: HashMap::new(),
         tagging,
+        own_table: super::own_table::OwnTable::new(options.no_nft),
         conntrack: ConntrackTotals::default(),
         ready: false,
     };

@@ -12,6 +12,7 @@ use dataplane::worker::{Activity, PortFlags};
 
 use super::flowtables::{self, Links, Tagging};
 use super::kept::Place;
+use super::own_table::OwnTable;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
 use super::rules::Rules;
@@ -66,6 +67,7 @@ pub(super) struct State {
     pub(super) rules: Rules,
     pub(super) links: Links,
     pub(super) tagging: Tagging,
+    pub(super) own_table: OwnTable,
     pub(super) ready: bool,
 }
 
@@ -78,10 +80,16 @@ pub(super) struct ConntrackTotals {
 }
 
 impl State {
-    /// Reads the ruleset; `true`: other connections may fly than before.
+    /// Reads the ruleset, and sees to Flyover's table in it; `true`: other connections may fly than before.
     pub(super) fn read_rules(&mut self) -> bool {
         let now = self.clock.millis();
         let other = self.rules.read(now, &self.config.policy.accept_loss);
+        let accelerate = self.config.policy.accelerate;
+        let again =
+            self.rules.fresh().and_then(|judgement| self.own_table.follow(now, accelerate, judgement));
+        if let Some(at) = again {
+            self.rules.read_again(at);
+        }
         self.tracker.set_judgement(Arc::clone(self.rules.judgement()));
         self.tracker.set_policy(policy(&self.config, self.rules.judgement()));
         self.follow_interfaces(now);

@@ -9,7 +9,7 @@ use super::model::{Family, Ruleset};
 use super::own::OwnTable;
 use super::walk;
 use super::words;
-use crate::config::Construct;
+use crate::config::{Accelerate, Construct};
 
 /// Where something is in the ruleset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,6 +243,17 @@ impl Judgement {
     /// What stands under the name of Flyover's own table.
     pub const fn own_table(&self) -> OwnTable {
         self.own_table
+    }
+
+    /// Whether connections are to be selected that nothing in the user's ruleset may have the kernel track. A rule that
+    /// sets the mark, and one with `flow add`, ask for tracking themselves.
+    pub fn needs_own_table(&self, accelerate: Accelerate) -> bool {
+        let leaves_it_to_the_ruleset = match accelerate {
+            Accelerate::Established => true,
+            Accelerate::Auto => self.flowtables.is_empty(),
+            Accelerate::Marked | Accelerate::Flowtable => false,
+        };
+        leaves_it_to_the_ruleset && self.tracks != (true, true)
     }
 
     /// The names of what keeps connections, each once.

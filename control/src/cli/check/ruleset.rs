@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Finding, Severity, finding, flowtable};
 use crate::config::Config;
 use crate::netlink::qdisc::{self, Qdisc};
-use crate::ruleset::{self, Judgement, ReadError, Warning, What};
+use crate::ruleset::{self, Judgement, OwnTable, ReadError, Warning, What};
 
 /// The rule or chain of a finding, for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,7 +60,7 @@ impl Kernel {
         let mut found = Vec::new();
         match &self.judgement {
             Ok(judgement) => {
-                found.extend(self.tracking(judgement));
+                found.extend(self.tracking(judgement, config));
                 found.extend(judgement.findings().iter().filter_map(of_rule));
                 found.extend(flowtable::findings(config, judgement));
             }
@@ -78,7 +78,8 @@ impl Kernel {
     }
 
     /// The kernel tracks connections only while something asks for it.
-    fn tracking(&self, judgement: &Judgement) -> Option<Finding> {
+    fn tracking(&self, judgement: &Judgement, config: &Config) -> Option<Finding> {
+        const BY_HAND: &str = "nft 'table inet tracking { chain forward { type filter hook forward priority 0; ct state established,related accept; }; }'";
         // Legacy rules may, too.
         if !self.legacy.is_empty() {
             return None;
@@ -89,15 +90,30 @@ impl Kernel {
             (true, false) => (Severity::Note, "IPv6 connections"),
             (false, true) => (Severity::Note, "IPv4 connections"),
         };
-        Some(finding(
-            severity,
-            "tracking",
-            format!("nothing in the ruleset makes the kernel track {what}: no `ct`, no NAT, no flowtable"),
-            "Flyover carries connections that the kernel tracks, and finds none",
-            Some(
-                "nft 'table inet tracking { chain forward { type filter hook forward priority 0; ct state established,related accept; }; }'",
-            ),
-        ))
+        let mut what =
+            format!("nothing in the ruleset makes the kernel track {what}: no `ct`, no NAT, no flowtable");
+        let mut fix = BY_HAND.to_owned();
+        let own = judgement.needs_own_table(config.policy.accelerate).then_some(judgement.own_table());
+        let (severity, why) = match own {
+            None => (severity, "Flyover carries connections that the kernel tracks, and finds none"),
+            Some(OwnTable::Foreign) => {
+                what.push_str("; and the table inet flyover is not as Flyover makes it");
+                fix = format!("nft delete table inet flyover  (if nobody needs it); else {BY_HAND}");
+                (
+                    severity,
+                    "Flyover has the kernel track them by a table of this name, and leaves another's alone",
+                )
+            }
+            Some(_) => {
+                fix.push_str("  (with --no-nft alone; else there is nothing to do)");
+                (
+                    Severity::Note,
+                    "Flyover carries connections that the kernel tracks: while it runs it has the table inet flyover, \
+                     which asks for that",
+                )
+            }
+        };
+        Some(finding(severity, "tracking", what, why, Some(&fix)))
     }
 
     fn iptables(&self) -> Option<Finding> {
@@ -188,7 +204,7 @@ fn of_qdisc(config: &Config, name: &str, kind: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Machine;
+    use crate::config::{Accelerate, Machine};
     use crate::netlink::testing::{in_namespace, run};
 
     fn config(accept_loss: &str) -> Config {
@@ -256,13 +272,29 @@ mod tests {
     #[test]
     fn without_tracking_nothing_flies() {
         in_namespace(|| {
-            nft("");
-            let found = kernel("").findings(&config(""));
-            let [tracking] = found.as_slice() else { panic!("{found:#?}") };
-            assert_eq!((tracking.severity, tracking.check), (Severity::Warning, "tracking"));
+            let tracking = |ruleset: &str, accelerate| {
+                nft(ruleset);
+                let mut config = config("");
+                config.policy.accelerate = accelerate;
+                let found = kernel("").findings(&config);
+                let [tracking] = found.as_slice() else { panic!("{found:#?}") };
+                assert_eq!(tracking.check, "tracking");
+                (tracking.severity, tracking.what.clone(), tracking.fix.clone().expect("a fix"))
+            };
+            let (severity, _, by_hand) = tracking("", Accelerate::Marked);
+            assert_eq!(severity, Severity::Warning, "nothing is marked without `ct mark set`");
+            let (severity, what, fix) = tracking("", Accelerate::Auto);
+            assert_eq!(severity, Severity::Note, "Flyover's table does it");
+            assert!(fix.starts_with(&by_hand) && fix.contains("--no-nft"), "{fix}");
+            crate::nft::install(OwnTable::Absent, 0).expect("installed");
+            let installed = kernel("").findings(&config(""));
+            assert_eq!(installed.first().map(|found| found.what.clone()), Some(what), "while a gateway runs");
+            let (severity, what, fix) = tracking("table inet flyover { }", Accelerate::Auto);
+            assert_eq!(severity, Severity::Warning);
+            assert!(what.ends_with("; and the table inet flyover is not as Flyover makes it"), "{what}");
+            assert!(fix.starts_with("nft delete table inet flyover  (") && fix.ends_with(&by_hand), "{fix}");
             // The line that is proposed does what it says.
-            let fix = tracking.fix.clone().expect("a fix");
-            nft(fix.trim_start_matches("nft ").trim_matches('\''));
+            nft(by_hand.trim_start_matches("nft ").trim_matches('\''));
             assert_eq!(told(&kernel(""), ""), []);
             nft(
                 "table ip t { chain c { type filter hook forward priority 0; ct state established accept; }; }",
