@@ -134,7 +134,8 @@ fn it_comes_back_after_a_flush_and_a_reload() -> Result<()> {
         }
         stands(&lab, word)?;
         goes_on()?;
-        assert_eq!(id()?, before, "{commands}");
+        // The kernel alone begins to track it with the first ruleset that asks for it.
+        assert!(lab.flyover().is_none() || id()? == before, "{commands}");
     }
     if let Some(gateway) = lab.flyover() {
         wait::until_true(wait::PATIENCE, "the stream to fly again", || {
