@@ -70,8 +70,11 @@ mod tests {
     use super::*;
     use crate::netlink::message::{Attributes, NFGEN};
 
+    /// An attribute by its kind.
+    type Attribute = (u16, Vec<u8>);
+
     /// Kind, and attributes without those in them.
-    fn messages(transaction: &[u8]) -> Vec<(u16, Vec<(u16, Vec<u8>)>)> {
+    fn messages(transaction: &[u8]) -> Vec<(u16, Vec<Attribute>)> {
         let mut messages = Messages::new(transaction);
         let found = messages
             .by_ref()

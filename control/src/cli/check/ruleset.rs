@@ -293,7 +293,8 @@ mod tests {
             assert_eq!(severity, Severity::Warning);
             assert!(what.ends_with("; and the table inet flyover is not as Flyover makes it"), "{what}");
             assert!(fix.starts_with("nft delete table inet flyover  (") && fix.ends_with(&by_hand), "{fix}");
-            // The line that is proposed does what it says.
+            // The line that is proposed does what it says, and is that of the documentation.
+            assert!(include_str!("../../../../docs/policy.md").contains(&by_hand), "{by_hand}");
             nft(by_hand.trim_start_matches("nft ").trim_matches('\''));
             assert_eq!(told(&kernel(""), ""), []);
             nft(
