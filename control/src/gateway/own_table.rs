@@ -67,24 +67,38 @@ impl OwnTable {
             return None;
         }
         self.present = matches!(judgement.own_table(), Found::Intact | Found::Incomplete);
-        let (standing, again) = match step(self.needed, judgement.own_table()) {
-            Step::Rest(standing) => (standing, None),
+        match step(self.needed, judgement.own_table()) {
+            Step::Rest(standing) => self.stands(standing),
             Step::Install if now < self.rested_at => return Some(self.rested_at),
-            Step::Install => match nft::install(judgement.own_table(), judgement.generation()) {
-                Ok(()) => {
-                    (self.present, self.rested_at) = (true, now + PACE);
-                    (Standing::Installed, None)
-                }
-                // The change is announced, and read.
-                Err(NftError::Changed) => return None,
-                Err(error) => (Standing::Failed(error.to_string()), Some(now + RETRY)),
-            },
-        };
+            Step::Install => {
+                return self.tried(now, nft::install(judgement.own_table(), judgement.generation()));
+            }
+        }
+        None
+    }
+
+    /// Takes note of how an installation went.
+    fn tried(&mut self, now: u64, outcome: Result<(), NftError>) -> Option<u64> {
+        match outcome {
+            Ok(()) => {
+                (self.present, self.rested_at) = (true, now + PACE);
+                self.stands(Standing::Installed);
+                None
+            }
+            // The change is announced, and read.
+            Err(NftError::Changed) => None,
+            Err(error) => {
+                self.stands(Standing::Failed(error.to_string()));
+                Some(now + RETRY)
+            }
+        }
+    }
+
+    fn stands(&mut self, standing: Standing) {
         if standing != self.standing {
             standing.log();
             self.standing = standing;
         }
-        again
     }
 
     /// For `status`.
@@ -158,7 +172,10 @@ impl Drop for OwnTable {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
+    use crate::netlink::NetlinkError;
     use crate::netlink::testing::{in_namespace, run};
     use crate::ruleset;
 
@@ -188,6 +205,23 @@ mod tests {
         ] {
             assert_eq!(nothing.needs_own_table(accelerate), needs, "{accelerate:?}");
         }
+    }
+
+    #[test]
+    fn what_fails_is_told_and_tried_again() {
+        let refused = |source| {
+            let doing = "install the table inet flyover".to_owned();
+            Err(NftError::from(NetlinkError::Refused { doing, source, message: String::new() }))
+        };
+        let mut own = OwnTable::new(false);
+        assert_eq!(own.tried(5, refused(Errno::ERESTART)), None, "somebody else's change is announced");
+        assert_eq!((own.word().as_str(), own.notice()), ("not_needed", None));
+        assert_eq!(own.tried(5, refused(Errno::EPERM)), Some(5 + RETRY));
+        assert!(own.word().starts_with("failed: the kernel refused to install the table inet flyover: "));
+        assert!(own.notice().is_some_and(|notice| notice.contains("CAP_NET_ADMIN")));
+        assert_eq!(own.tried(9, Ok(())), None);
+        assert_eq!((own.word().as_str(), own.notice()), ("installed", None));
+        std::mem::forget(own);
     }
 
     #[test]
