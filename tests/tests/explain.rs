@@ -1,6 +1,6 @@
 //! `flyover explain` tells of any connection where it is, and why not further.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use dataplane::packet::testing::Frame;
 use dataplane::packet::wire::ETHER_VLAN;
@@ -184,4 +184,49 @@ fn states_and_ends_are_named() -> Result<()> {
         assert!(text(&found, "/why").contains(word), "{found}");
     }
     Ok(())
+}
+
+#[test]
+fn where_packets_lead_and_what_they_go_past_is_told() -> Result<()> {
+    let _turn = turn::take();
+    let lab = Lab::builder(Plane::under_test()).rules(HOME_ROUTER).build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let notes =
+        |found: &Value| found.pointer("/directions/0/notes").map(Value::to_string).unwrap_or_default();
+
+    // The kernel sends it where no port is.
+    let elsewhere = Ipv4Addr::new(203, 0, 113, 9);
+    lab.gateway().run("ip link add dmz0 type veth peer name dmz1")?;
+    lab.gateway().run("ip link set dmz1 up")?;
+    lab.gateway().run("ip link set dmz0 up")?;
+    lab.gateway().run("ip route add 203.0.113.0/24 dev dmz0")?;
+    lab.gateway().run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev dmz0")?;
+    let from = SocketAddr::from((CLIENT, 7001));
+    let socket = udp::bind(lab.client(), CLIENT, 7001)?;
+    let to = SocketAddr::from((elsewhere, 9));
+    let mut found = Value::Null;
+    wait::until_true(wait::PATIENCE, "the stream to be a candidate", || {
+        // As many as make it worth asking for.
+        let sent = (0..10).all(|_| socket.send_to(b"to the DMZ", to).is_ok());
+        found = explain(gateway, "udp", from, to).unwrap_or_default();
+        sent && text(&found, "/known") == "flyover"
+    })?;
+    assert!(
+        notes(&found).contains("the route to 203.0.113.9 leads out of dmz0, which is no port"),
+        "{found}"
+    );
+
+    // What flies goes past a shaper.
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let to = SocketAddrV4::new(SERVER, 80);
+    let pair = Pair::open(lab.client(), None, to, &service)?;
+    lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
+    let from = SocketAddr::from((CLIENT, pair.source_port()));
+    assert_eq!(notes(&explain(gateway, "tcp", from, to.into())?), "[]");
+    lab.gateway().run("tc qdisc add dev wan0 root tbf rate 100mbit burst 64kb latency 50ms")?;
+    let found = explain(gateway, "tcp", from, to.into())?;
+    assert!(notes(&found).contains("past the tbf qdisc of wan0"), "{found}");
+    let told = gateway.ask(&["explain", "tcp", &from.to_string(), &to.to_string()])?;
+    assert!(told.contains("past the tbf qdisc of wan0"), "{told}");
+    pair.finish()
 }

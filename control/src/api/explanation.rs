@@ -59,6 +59,8 @@ pub struct DirectionInfo {
     pub proved_length: u16,
     /// Packets that went to the kernel for what they are themselves, whatever the state.
     pub punted: Vec<PuntedInfo>,
+    /// What else can be seen of it, a sentence each: where its packets lead, and what they go past.
+    pub notes: Vec<String>,
 }
 
 /// Packets of one direction that the kernel got for one reason.

@@ -51,6 +51,9 @@ fn show_direction(out: &mut dyn Write, name: &str, direction: &DirectionInfo) ->
         count(direction.packets),
         bytes(direction.bytes)
     )?;
+    for note in &direction.notes {
+        writeln!(out, "            {note}")?;
+    }
     for PuntedInfo { reason, packets, why } in &direction.punted {
         writeln!(out, "            {} to the kernel, {reason}: {why}", count(*packets))?;
     }
@@ -113,6 +116,7 @@ mod tests {
                 packets: 1234,
                 why: "a fragment".to_owned(),
             }],
+            notes: vec!["leaves past a tbf qdisc".to_owned()],
         };
         let unproved = DirectionInfo { in_port: None, state: "candidate".to_owned(), ..direction.clone() };
         let text = shown(&Explanation { directions: vec![direction, unproved], ..Explanation::default() });
@@ -124,6 +128,7 @@ mod tests {
             text.contains("in lan0, out wan0 to 02:00:00:00:00:01; packets of up to 1500 bytes fly"),
             "{text}"
         );
+        assert!(text.contains("            leaves past a tbf qdisc\n"), "{text}");
         assert!(text.contains("            1,234 to the kernel, fragment: a fragment\n"), "{text}");
         assert!(text.contains("reply       192.0.2.1:1 > 192.0.2.2:80\n            candidate for"), "{text}");
         assert_eq!(text.matches("in lan0").count(), 1, "{text}");

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use dataplane::flow::{FiveTuple, Key, TCP};
 use dataplane::packet::PuntReason;
 
+use super::flowtables;
 use super::state::State;
 use crate::api::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, TupleInfo, Whereabouts};
 use crate::netlink::NetlinkError;
 use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket, Zones};
+use crate::netlink::egress::egress;
+use crate::netlink::qdisc::{self, Qdisc};
 use crate::ruleset;
 use crate::tracker::{DirectionView, Refusal, Why};
 
@@ -23,7 +26,9 @@ impl State {
                 known: Whereabouts::Flyover,
                 why: view.why.text().to_owned(),
                 advice: advice(view.why).map(str::to_owned).into_iter().collect(),
-                directions: [&view.orig, &view.reply].map(|d| self.direction_info(d)).into(),
+                directions: [(&view.orig, &view.reply), (&view.reply, &view.orig)]
+                    .map(|(direction, back)| self.direction_info(direction, back))
+                    .into(),
                 connection: Some(self.flow_info(&view)),
                 conntrack,
             };
@@ -82,7 +87,47 @@ impl State {
         counted.into_iter().map(info).collect()
     }
 
-    fn direction_info(&self, direction: &DirectionView) -> DirectionInfo {
+    /// What the kernel can be asked about a direction. `to` is where its packets end.
+    fn notes(&self, direction: &DirectionView, to: IpAddr) -> Vec<String> {
+        let mut notes = Vec::new();
+        if matches!(direction.why, Why::Unproved | Why::NotForwarded) {
+            notes.extend(self.way_out(to));
+        }
+        if let Some(port) = direction.ports.and_then(|(_, egress)| self.ports.get(usize::from(egress))) {
+            let shapes = |found: &Qdisc| {
+                found.ifindex == port.ifindex
+                    && !Qdisc::only_queues(&found.kind)
+                    && !Qdisc::only_filters(&found.kind)
+            };
+            let shapers = qdisc::qdiscs().unwrap_or_default().into_iter().filter(shapes);
+            notes.extend(shapers.map(|Qdisc { kind, .. }| {
+                let name = &port.config.name;
+                format!(
+                    "what flies leaves past the {kind} qdisc of {name}, which neither delays nor orders it"
+                )
+            }));
+        }
+        notes
+    }
+
+    /// What is to be known of an address that packets may not reach by a port.
+    fn way_out(&self, to: IpAddr) -> Option<String> {
+        let found = match egress(to) {
+            Err(error) => return Some(format!("no way to {to}: {error}")),
+            Ok(found) => found,
+        };
+        let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
+        if twins.iter().any(|twin| flowtables::above(*twin, &self.links).contains(&found)) {
+            return None;
+        }
+        let name = self.links.get(&found).map_or("?", |link| link.name.as_str());
+        Some(format!(
+            "the route to {to} leads out of {name}, which is no port of this gateway, nor built on one: what leaves there \
+             is not carried"
+        ))
+    }
+
+    fn direction_info(&self, direction: &DirectionView, back: &DirectionView) -> DirectionInfo {
         let port = |number: u16| self.port_name(number);
         DirectionInfo {
             tuple: TupleInfo::from(&direction.tuple),
@@ -96,6 +141,7 @@ impl State {
             next_hop: direction.next_hop.map(super::report::mac),
             proved_length: direction.proved_length,
             punted: self.exceptions(&direction.tuple),
+            notes: self.notes(direction, back.tuple.src),
         }
     }
 }

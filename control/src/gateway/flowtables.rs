@@ -23,7 +23,7 @@ fn has(flowtable: &UserFlowtable, name: &str) -> bool {
 }
 
 /// An interface and all that is built on it: bridges, bonds, VLANs.
-fn above(ifindex: u32, links: &Links) -> HashSet<u32> {
+pub(super) fn above(ifindex: u32, links: &Links) -> HashSet<u32> {
     let mut found = HashSet::from([ifindex]);
     let mut next = vec![ifindex];
     while let Some(below) = next.pop() {

@@ -4,6 +4,7 @@
 //! awaited ([`link`], and the dumps of [`watch`]); the kernel answers those within the system call.
 
 pub mod conntrack;
+pub mod egress;
 mod error;
 pub mod link;
 pub(crate) mod message;

@@ -17,6 +17,22 @@ pub struct Qdisc {
     pub kind: String,
 }
 
+impl Qdisc {
+    /// Kinds that only queue: they neither delay nor drop by rate.
+    const QUEUES: [&str; 10] =
+        ["noqueue", "noop", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq", "mq", "codel", "sfq"];
+
+    /// Whether a kind only queues.
+    pub fn only_queues(kind: &str) -> bool {
+        Self::QUEUES.contains(&kind)
+    }
+
+    /// Whether a kind is a place for tc's filters, and does nothing else.
+    pub fn only_filters(kind: &str) -> bool {
+        matches!(kind, "ingress" | "clsact")
+    }
+}
+
 /// Every queueing discipline of this process's network namespace, but for those that the kernel made unasked.
 pub fn qdiscs() -> Result<Vec<Qdisc>, NetlinkError> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());

@@ -68,6 +68,34 @@ impl RouteSocket {
         }
     }
 
+    /// What `read` makes of the one message that answers.
+    pub(crate) fn ask<T>(
+        &mut self,
+        doing: impl FnOnce() -> String,
+        request: RouteNetlinkMessage,
+        read: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<T, NetlinkError> {
+        let sequence = self.send(request, libc::NLM_F_REQUEST)?;
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive(|message| {
+                if message.sequence == sequence {
+                    answer = Some(match error_number(message.payload) {
+                        Some(error) if i32::from(message.kind) == libc::NLMSG_ERROR => {
+                            Err((Errno::from_raw(error), explanation(message)))
+                        }
+                        _ => Ok(read(message)),
+                    });
+                }
+            })?;
+        }
+        match answer {
+            Some(Ok(Some(found))) => Ok(found),
+            Some(Err((source, message))) => Err(NetlinkError::Refused { doing: doing(), source, message }),
+            _ => Err(NetlinkError::Malformed("answer")),
+        }
+    }
+
     /// What `read` makes of every message of a dump, which begins again if the kernel says that the state
     /// changed under it.
     pub(crate) fn dump<T>(

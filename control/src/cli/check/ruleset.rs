@@ -171,17 +171,13 @@ fn of_rule(found: &ruleset::Finding) -> Option<Finding> {
     Some(Finding { rule: Some(rule), ..finding })
 }
 
-/// Kinds that only queue: they neither delay nor drop by rate.
-const QUEUES: [&str; 10] =
-    ["noqueue", "noop", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq", "mq", "codel", "sfq"];
-
 fn of_qdisc(config: &Config, name: &str, kind: &str) -> Option<Finding> {
     let twin = config.ports.iter().any(|port| port.name == name);
     let severity = if twin { Severity::Warning } else { Severity::Note };
-    if QUEUES.contains(&kind) {
+    if Qdisc::only_queues(kind) {
         return None;
     }
-    if matches!(kind, "ingress" | "clsact") {
+    if Qdisc::only_filters(kind) {
         return Some(finding(
             severity,
             "qdisc",
