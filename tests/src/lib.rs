@@ -12,6 +12,7 @@ pub mod change;
 pub mod conntrack;
 pub mod counters;
 pub mod error;
+pub mod explained;
 pub mod gateway;
 pub mod icmp;
 pub mod iperf;
@@ -36,6 +37,7 @@ pub mod wait;
 pub mod wrapping;
 
 pub use error::LabError;
+pub use explained::Explained;
 pub use gateway::Gateway;
 pub use meter::{Meter, Share};
 pub use namespace::Namespace;
