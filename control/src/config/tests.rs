@@ -296,7 +296,7 @@ fn choices_are_listed() {
         fault_below_port("[policy]\naccept_loss = [\"limit\", \"quotas\"]"),
         "gw.toml:5:25: accept_loss = \"quotas\": did you mean \"quota\"? It must be one of \"queue\", \"quota\", \
          \"limit\", \"ct bytes\", \"ct count\", \"ct expiration\", \"dup\", \"time\", \"ether saddr\", \
-         \"length\", \"dscp\", \"ttl\", \"tcp flags\", \"tcp option\", \"payload\", \"numgen\", \"set\", \"unknown\""
+         \"length\", \"dscp\", \"ttl\", \"tcp flags\", \"tcp option\", \"payload\", \"numgen\", \"set\", \"notrack\", \"unknown\""
     );
     assert_eq!(
         fault_below_port("[policy]\nmark = \"0x3/0x1\""),

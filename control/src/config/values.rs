@@ -104,6 +104,8 @@ choices! {
         Numgen => "numgen",
         /// `add @set`, `update @set`: elements that go unless packets refresh them.
         Set => "set",
+        /// `notrack`: connections that conntrack is not to see any more.
+        Notrack => "notrack",
         /// An expression that this version does not know.
         Unknown => "unknown",
     }

@@ -9,7 +9,7 @@ use super::flowtables;
 use super::state::State;
 use crate::api::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, TupleInfo, Whereabouts};
 use crate::netlink::NetlinkError;
-use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket, Zones};
+use crate::netlink::conntrack::{ConntrackEntry, ConntrackMessage, Request, RequestSocket};
 use crate::netlink::egress::egress;
 use crate::netlink::qdisc::{self, Qdisc};
 use crate::ruleset;
@@ -19,9 +19,13 @@ impl State {
     /// Asks the tracker first, then conntrack.
     pub(super) fn explanation(&self, tuple: &FiveTuple) -> Explanation {
         let now = self.clock.millis();
-        let entry = lookup(tuple);
+        let view = self.tracker.find(now, tuple, &self.plane);
+        let entry = match &view {
+            Some(view) => lookup(tuple, [view.zone]),
+            None => lookup(tuple, self.tracker.zones()),
+        };
         let conntrack = entry.as_ref().ok().and_then(Option::as_ref).map(conntrack_info);
-        if let Some(view) = self.tracker.find(now, tuple, &self.plane) {
+        if let Some(view) = view {
             return Explanation {
                 known: Whereabouts::Flyover,
                 why: view.why.text().to_owned(),
@@ -43,7 +47,8 @@ impl State {
                 "conntrack has no such connection".to_owned(),
                 Some(
                     "see what it has: conntrack -L. If it has nothing at all, no rule of the ruleset asks for \
-                     connection tracking: a rule with `ct state` does",
+                     connection tracking: a rule with `ct state` does. A rule with `notrack` keeps packets from it; \
+                     what is not tracked stays in the kernel",
                 ),
             ),
             Ok(Some(entry)) => match self.tracker.refusal(&entry) {
@@ -171,7 +176,8 @@ const fn advice(why: Why) -> Option<&'static str> {
             Some("it passes; if it persists, look for what keeps changing: ip monitor, nft monitor")
         }
         Why::Unproved => Some(
-            "it flies once the kernel has forwarded a packet of each direction; if it does not, the packets leave changed, encrypted or not at all",
+            "it flies once the kernel has forwarded a packet of each direction; if it does not, the packets leave changed, \
+             encrypted, in a tunnel or by an interface that is no port, or they end on this host (tproxy)",
         ),
         Why::Proved | Why::Settling | Why::Reproving | Why::Idle | Why::Closing => None,
     }
@@ -234,16 +240,25 @@ const fn punted_why(reason: PuntReason) -> &'static str {
     }
 }
 
-/// The entry with this tuple in either direction. The kernel answers within the request.
-fn lookup(tuple: &FiveTuple) -> Result<Option<ConntrackEntry>, NetlinkError> {
+/// The entry with this tuple in either direction, in the first of the zones that has one. The kernel answers within the
+/// request.
+fn lookup(
+    tuple: &FiveTuple,
+    zones: impl IntoIterator<Item = u16>,
+) -> Result<Option<ConntrackEntry>, NetlinkError> {
     let mut socket = RequestSocket::open()?;
-    socket.send(&Request::Get { tuple: *tuple, zone: Zones::default().orig })?;
     let mut found = None;
-    socket.drain(16, |message| {
-        if let ConntrackMessage::New(entry) | ConntrackMessage::DumpEntry { entry, .. } = message {
-            found = Some(entry);
+    for zone in zones {
+        socket.send(&Request::Get { tuple: *tuple, zone })?;
+        socket.drain(16, |message| {
+            if let ConntrackMessage::New(entry) | ConntrackMessage::DumpEntry { entry, .. } = message {
+                found = Some(entry);
+            }
+        })?;
+        if found.is_some() {
+            break;
         }
-    })?;
+    }
     Ok(found)
 }
 
@@ -286,6 +301,10 @@ impl Words for Refusal {
             }
             Self::Ruleset => "a rule must see each of its packets",
             Self::Zones => "its directions lie in different conntrack zones",
+            Self::TwoZones => "its addresses and ports stand in two conntrack zones",
+            Self::Synproxy => {
+                "a SYN proxy stands between its ends, and the kernel adjusts its sequence numbers"
+            }
             Self::Local => "it begins or ends on this host",
         }
     }
@@ -304,6 +323,9 @@ impl Words for Refusal {
                 "the kernel's flowtable carries it. To let it fly, keep it from the `flow add` rule: ct state established \
                  flow add @NAME",
             ),
+            Self::TwoZones => Some(
+                "one of them flies when the other has ended: conntrack -L -w ZONE shows them; tenants with addresses of their own fly",
+            ),
             Self::Protocol
             | Self::Unconfirmed
             | Self::NotEstablished
@@ -311,6 +333,7 @@ impl Words for Refusal {
             | Self::NatClash
             | Self::Ruleset
             | Self::Zones
+            | Self::Synproxy
             | Self::Local => None,
         }
     }

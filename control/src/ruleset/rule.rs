@@ -307,8 +307,8 @@ impl<'a> Walk<'a> {
                 }
                 Step::Ends(self.verdict(here, verdict, progress.passed.clone()))
             }
-            Expression::Target { name, .. } => {
-                match xtables::target(name) {
+            Expression::Target { name, info } => {
+                match xtables::target(name, info) {
                     Target::Drops => return Step::Ends(Flow::END),
                     Target::Queues => {
                         keep(self, here, progress, Construct::Queue);
@@ -317,6 +317,10 @@ impl<'a> Walk<'a> {
                     Target::Copies => keep(self, here, progress, Construct::Dup),
                     Target::Logs => warn(self, here, progress, Warning::Log),
                     Target::PerPacket(construct) => keep(self, here, progress, construct),
+                    Target::Untracks if progress.passed.may_be_untracked() => {
+                        keep(self, here, progress, Construct::Notrack);
+                    }
+                    Target::Untracks => {}
                     Target::Changes | Target::Nothing => {}
                 }
                 self.marks(progress, expression);
@@ -327,6 +331,11 @@ impl<'a> Walk<'a> {
             Expression::Other { .. } => {
                 keep(self, here, progress, Construct::Unknown);
                 progress.inexact();
+                Step::Next
+            }
+            // Behind conntrack it does nothing.
+            Expression::Notrack if progress.passed.may_be_untracked() => {
+                keep(self, here, progress, Construct::Notrack);
                 Step::Next
             }
             // What is left are loads, and what concerns first packets alone or those that never fly.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::field::{Field, IPV4, IPV6};
+use super::field::{self, Field, IPV4, IPV6};
 use super::ranges::Ranges;
 
 /// `field & mask` is `value`, or is not.
@@ -33,6 +33,11 @@ impl State {
     /// What a field can be.
     pub(super) fn get(&self, field: Field) -> Ranges {
         self.fields.get(&field).cloned().unwrap_or_else(|| field.domain())
+    }
+
+    /// Conntrack may not have seen them.
+    pub(super) fn may_be_untracked(&self) -> bool {
+        self.get(Field::CtState).contains(field::STATE_INVALID)
     }
 
     /// What is known of fields beyond their nature.

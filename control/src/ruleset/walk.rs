@@ -310,8 +310,8 @@ fn acts(expression: &Expression, table: &Table, acting: &BTreeMap<&str, bool>) -
                 Some(ObjectKind::Counter | ObjectKind::Limit | ObjectKind::Quota | ObjectKind::ConnLimit)
             )
         }
-        Expression::Target { name, .. } => {
-            !matches!(xtables::target(name), xtables::Target::Logs | xtables::Target::Nothing)
+        Expression::Target { name, info } => {
+            !matches!(xtables::target(name, info), xtables::Target::Logs | xtables::Target::Nothing)
         }
         Expression::CtSet { .. }
         | Expression::PayloadWrite { .. }

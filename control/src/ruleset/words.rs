@@ -54,6 +54,9 @@ pub(super) const fn differs(what: What) -> &'static str {
             Construct::Set => {
                 "elements would expire although their connection is alive, as few of its packets refresh them"
             }
+            Construct::Notrack => {
+                "packets of a connection from before the rule would go on as conntrack knows it, and keep it from being forgotten"
+            }
             Construct::Unknown => {
                 "this version of Flyover does not know the expression, and can't say whether it must see each packet"
             }

@@ -172,22 +172,29 @@ pub(super) enum Target {
     Logs,
     /// Changes something that all packets of a connection have alike, or that Flyover learns.
     Changes,
+    /// Keeps conntrack from seeing the packet.
+    Untracks,
     /// Changes nothing.
     Nothing,
     /// Changes what may differ from packet to packet.
     PerPacket(Construct),
 }
 
+/// `XT_CT_NOTRACK` of linux/netfilter/xt_CT.h, in the 16 bits that the structure begins with.
+const CT_NOTRACK: u16 = 1;
+
 /// What a target of a name does.
-pub(super) fn target(name: &str) -> Target {
+pub(super) fn target(name: &str, info: &[u8]) -> Target {
     match name {
+        "NOTRACK" => Target::Untracks,
+        "CT" if number16(info, 0).is_none_or(|flags| flags & CT_NOTRACK != 0) => Target::Untracks,
         "REJECT" => Target::Drops,
         "NFQUEUE" | "QUEUE" => Target::Queues,
         "TEE" => Target::Copies,
         "LOG" | "NFLOG" | "ULOG" | "TRACE" | "AUDIT" | "LED" => Target::Logs,
-        "MARK" | "CONNMARK" | "CT" | "NOTRACK" | "DSCP" | "TOS" | "CLASSIFY" | "SECMARK" | "CONNSECMARK"
-        | "TCPMSS" | "SET" | "TPROXY" | "SYNPROXY" | "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT"
-        | "NETMAP" | "HMARK" => Target::Changes,
+        "MARK" | "CONNMARK" | "CT" | "DSCP" | "TOS" | "CLASSIFY" | "SECMARK" | "CONNSECMARK" | "TCPMSS"
+        | "SET" | "TPROXY" | "SYNPROXY" | "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP"
+        | "HMARK" => Target::Changes,
         "TTL" | "HL" => Target::PerPacket(Construct::Ttl),
         "RATEEST" => Target::Nothing,
         "CHECKSUM" | "ECN" | "TCPOPTSTRIP" => Target::PerPacket(Construct::Payload),
@@ -255,6 +262,8 @@ mod tests {
         assert_eq!(test("limit", 0, &[], &states()).1, [Construct::Limit]);
         assert_eq!(test("novelty", 0, &[], &states()).1, [Construct::Unknown]);
         assert_eq!(test("multiport", 1, &[], &states()).1, []);
-        assert_eq!(target("NOVELTY"), Target::PerPacket(Construct::Unknown));
+        assert_eq!(target("CT", &1_u16.to_ne_bytes()), Target::Untracks);
+        assert_eq!(target("CT", &[0; 64]), Target::Changes);
+        assert_eq!(target("NOVELTY", &[]), Target::PerPacket(Construct::Unknown));
     }
 }

@@ -11,6 +11,7 @@ impl Tracker {
     pub fn entry(&mut self, now: Millis, entry: &ConntrackEntry, source: Source, plane: &mut impl Plane) {
         self.stats.entries += 1;
         let entry = &flowtables::without_its_timeout(*entry);
+        self.zones.note(entry.zones);
         let hash = self.connections.hash(entry.id, &entry.orig, entry.zones);
         if let Some(index) = self.connections.find(hash, entry.id) {
             self.update(now, index, entry, source, plane);
@@ -245,8 +246,16 @@ impl Tracker {
     pub(super) fn forget(&mut self, index: u32, plane: &mut impl Plane) {
         self.withhold(index, plane);
         if !self.clashes.is_empty() {
-            self.clashes.retain(|_, owners| {
+            self.clashes.retain(|key, owners| {
+                let before = owners.len();
                 owners.retain(|owner| *owner != index);
+                // Nobody else has the tuple any more: the kernel's answer puts the one that is left into the table.
+                if let [left] = owners.as_slice()
+                    && owners.len() < before
+                    && let Some(connection) = self.connections.get(*left)
+                {
+                    self.actions.push(Action::Ask { tuple: key.tuple(), zones: connection.zones });
+                }
                 !owners.is_empty()
             });
         }

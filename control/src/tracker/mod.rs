@@ -28,6 +28,7 @@ mod tests;
 mod timers;
 mod view;
 mod wheel;
+mod zones;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub use policy::{Policy, Refusal};
 use table::Connections;
 pub use view::{ConnectionView, Counts, DirectionView};
 use wheel::Wheel;
+use zones::ZonesSeen;
 
 use crate::netlink::conntrack::{ConntrackEntry, TcpState, Zones};
 use crate::ruleset::Judgement;
@@ -196,6 +198,7 @@ pub struct Tracker {
     local: HashSet<IpAddr>,
     /// Tuples that stand in more than one conntrack entry, with the connections that have them.
     clashes: HashMap<Key, Vec<u32>>,
+    zones: ZonesSeen,
     /// Entries that were destroyed a moment ago: an event that was overtaken by DESTROY revives none.
     buried: table::Graveyard,
     fired: Vec<(u32, u32)>,
@@ -226,6 +229,7 @@ impl Tracker {
             stats: TrackerStats::default(),
             local: HashSet::new(),
             clashes: HashMap::new(),
+            zones: ZonesSeen::default(),
             buried: table::Graveyard::default(),
             fired: Vec::new(),
             asks_left: ASKS_A_SECOND,
@@ -340,8 +344,13 @@ impl Tracker {
         }
         self.asks_left -= 1;
         self.stats.asked += 1;
-        // Only the default zone's entries can be found by a packet's 5-tuple alone.
-        self.actions.push(Action::Ask { tuple: key.tuple(), zones: Zones::default() });
+        let ask = |zone| Action::Ask { tuple: key.tuple(), zones: Zones { orig: zone, reply: zone } };
+        self.actions.extend(self.zones.iter().map(ask));
+    }
+
+    /// The conntrack zones in which a packet's connection may be.
+    pub fn zones(&self) -> impl Iterator<Item = u16> {
+        self.zones.iter()
     }
 
     /// The connection and direction of a flow reference, if it is not stale.

@@ -45,6 +45,10 @@ pub enum Refusal {
     FlowtableEnds,
     /// Original and reply direction lie in different zones.
     Zones,
+    /// Its tuple stands in another entry too, of another zone.
+    TwoZones,
+    /// A SYN proxy stands between its ends.
+    Synproxy,
     /// It begins or ends on this host.
     Local,
 }
@@ -67,6 +71,7 @@ impl Policy {
                 Refusal::Unconfirmed
             }
             TCP | UDP if entry.has_helper || status.contains(Status::HELPER) => Refusal::Helper,
+            TCP if entry.synproxy => Refusal::Synproxy,
             TCP | UDP if entry.seq_adjust || status.contains(Status::SEQ_ADJUST) => Refusal::SequenceAdjusted,
             TCP | UDP if status.contains(Status::NAT_CLASH) => Refusal::NatClash,
             TCP | UDP if entry.zones.orig != entry.zones.reply => Refusal::Zones,

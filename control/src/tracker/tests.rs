@@ -36,6 +36,7 @@ fn what_may_not_fly_never_enters_the_table() {
         ConntrackEntry { tcp: None, ..base },
         ConntrackEntry { has_helper: true, ..base },
         ConntrackEntry { seq_adjust: true, ..base },
+        ConntrackEntry { synproxy: true, ..base },
         ConntrackEntry { status: Status::SEEN_REPLY | Status::CONFIRMED, ..base },
         ConntrackEntry { status: base.status | Status::DYING, ..base },
         ConntrackEntry { status: base.status | Status::NAT_CLASH, ..base },
@@ -275,7 +276,13 @@ fn a_tuple_that_stands_in_two_zones_stays_in_the_kernel() {
     rig.event(&entry);
     rig.event(&other);
     assert!(rig.model.entries.is_empty(), "events don't bring it back");
+    assert_eq!(rig.tracker.refusal(&entry), Some(Refusal::TwoZones));
+    rig.act();
+    rig.asked.clear();
     rig.tracker.destroyed(rig.now, &other, &mut rig.model);
+    rig.act();
+    assert!(rig.asked.contains(&entry.orig), "nothing else need tell of it any more");
+    assert_eq!(rig.tracker.refusal(&entry), None);
     rig.event(&entry);
     assert_eq!(rig.model.entries.len(), 2, "alone again");
 }

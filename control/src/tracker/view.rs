@@ -97,7 +97,13 @@ impl Tracker {
         if self.ends_here(&entry.orig, &entry.reply) {
             return Some(Refusal::Local);
         }
-        self.refused(entry, flowtables::tcp_state(entry), false)
+        let shared = |tuple| {
+            Key::from_tuple(tuple)
+                .and_then(|key| self.clashes.get(&key))
+                .is_some_and(|owners| owners.len() > 1)
+        };
+        let two_zones = || (shared(&entry.orig) || shared(&entry.reply)).then_some(Refusal::TwoZones);
+        self.refused(entry, flowtables::tcp_state(entry), false).or_else(two_zones)
     }
 
     /// Up to `limit` connections from `cursor` on, and the cursor for those that follow; 0 begins,

@@ -130,6 +130,27 @@ fn what_loses_nothing_is_not_found() {
 }
 
 #[test]
+fn what_is_not_to_be_tracked_any_more_is_kept() {
+    in_namespace(|| {
+        let with = |priority: &str, rule: &str| {
+            judge(&format!(
+                "table inet t {{ chain c {{ type filter hook prerouting priority {priority}; {rule}; }}; }}"
+            ))
+        };
+        let judgement = with("raw", "udp dport 53 notrack");
+        assert_eq!(names(&judgement), ["notrack"]);
+        let view = |port| tcp("10.0.0.5", "192.0.2.7", port);
+        let judgement = with("raw", "tcp sport 443 notrack");
+        assert!(judgement.keeps(&view(443)).is_some(), "by the packets that come back");
+        assert!(judgement.keeps(&view(80)).is_none());
+        // Before a SYN proxy.
+        assert_eq!(names(&with("raw", "tcp flags & (fin | syn | rst | ack) == syn notrack")), [""; 0]);
+        // Behind conntrack it does nothing (nft_notrack_eval of net/netfilter/nft_ct.c).
+        assert_eq!(names(&with("mangle", "udp dport 53 notrack")), [""; 0]);
+    });
+}
+
+#[test]
 fn sets_that_packets_fill_may_match_anything() {
     in_namespace(|| {
         let with = |set: &str, rules: &str| {
