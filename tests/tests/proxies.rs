@@ -12,6 +12,7 @@ use lab::rules::{HOME_ROUTER, ROUTED};
 use lab::tcp::{Pair, Service, Way, connect};
 use lab::topology::{CLIENT, GATEWAY_WAN, HOST_INTERFACE, SERVER};
 use lab::{Explained, Lab, LabError, Namespace, Plane, Result, turn, udp, wait};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where the transparent proxy listens.
@@ -104,7 +105,11 @@ fn deliver_marked(lab: &Lab) -> Result<()> {
 
 /// A socket that takes packets for any address.
 fn transparent(namespace: &Namespace, kind: Type) -> Result<Socket> {
-    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PROXY));
+    transparent_at(namespace, kind, SocketAddr::from((Ipv4Addr::UNSPECIFIED, PROXY)))
+}
+
+/// A socket that has an address which may be somebody else's.
+fn transparent_at(namespace: &Namespace, kind: Type, at: SocketAddr) -> Result<Socket> {
     let open = move || {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
@@ -156,6 +161,61 @@ fn what_a_transparent_proxy_takes_ends_there() -> Result<()> {
     }
     pair.finish()?;
     upstream.finish()
+}
+
+/// What comes back to an address that a socket here has is for that socket.
+const RETURNS: &str = "
+table ip relay {
+  chain prerouting {
+    type filter hook prerouting priority mangle;
+    iifname wan0 udp sport 5000 socket transparent 1 meta mark set 1
+  }
+}
+";
+
+/// A relay on the gateway that speaks to either end in the other's name. What it sends is what came in, byte for byte, with
+/// the TTL that it came with, as through a bridge: but each packet is the relay's to send or not to.
+#[test]
+fn what_a_relay_sends_in_the_name_of_others_stays() -> Result<()> {
+    let _turn = turn::take();
+    let lab = Lab::builder(Plane::under_test()).rules(ROUTED).build()?;
+    deliver_marked(&lab)?;
+    lab.gateway().nft(TPROXY)?;
+    lab.gateway().nft(RETURNS)?;
+    let client = udp::bind(lab.client(), CLIENT, 0)?;
+    let own = client.local_addr().map_err(LabError::io("own address"))?;
+    let to = SocketAddr::from((SERVER, PORT));
+    let server = udp::bind(lab.server(), SERVER, PORT)?;
+    let taking = UdpSocket::from(transparent(lab.gateway(), Type::DGRAM)?);
+    let [as_client, as_server] = [own, to].map(|name| transparent_at(lab.gateway(), Type::DGRAM, name));
+    let (as_client, as_server) = (UdpSocket::from(as_client?), UdpSocket::from(as_server?));
+    // As of QUIC, never fragmented: all of these have 0 for an identification, whoever sends them.
+    for socket in [&client, &server, &as_client, &as_server] {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)
+            .map_err(|error| LabError::io("forbid fragments")(error.into()))?;
+    }
+    let mut buffer = [0; 256];
+    let mut pass = |from: &UdpSocket, by: &UdpSocket, to: SocketAddr| {
+        let (length, source) = from.recv_from(&mut buffer).map_err(LabError::io("receive at the relay"))?;
+        by.send_to(&buffer[..length], to).map_err(LabError::io("relay"))?;
+        Ok::<_, LabError>(source)
+    };
+    let mut heard = [0; 256];
+    for token in 0..300 {
+        client.send_to(&udp::datagram(token, 64), to).map_err(LabError::io("send"))?;
+        assert_eq!(pass(&taking, &as_client, to)?, own);
+        let (length, seen) = server.recv_from(&mut heard).map_err(LabError::io("receive at the server"))?;
+        assert_eq!((seen, udp::sequence(&heard[..length])), (own, Some(token)));
+        server.send_to(&heard[..length], seen).map_err(LabError::io("answer"))?;
+        assert_eq!(pass(&as_client, &as_server, own)?, to);
+        let (length, from) = client.recv_from(&mut heard).map_err(LabError::io("receive at the client"))?;
+        assert_eq!((from, udp::sequence(&heard[..length])), (to, Some(token)));
+    }
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let found = Explained::ask(gateway, "udp", own, to)?;
+    assert_eq!((found.state(), found.text("/directions/0/out_port")), ("candidate", ""), "{found:?}");
+    assert_eq!(found.text("/directions/1/out_port"), "", "{found:?}");
+    Ok(())
 }
 
 /// A stream flies to the server, until a rule says that it is the proxy's.

@@ -1,7 +1,7 @@
 //! Recognising a packet that went through the kernel.
 
 use super::wire::{IPV4_LEN, IPV6_LEN, TCP_LEN, UDP_LEN};
-use super::{Headers, Rewrite, checksum};
+use super::{Headers, Rewrite, checksum, source_mac};
 use crate::flow::{Key, TCP};
 
 /// The longest headers of a packet that can fly: IPv6 and TCP without options.
@@ -16,6 +16,7 @@ pub struct Snapshot {
     bytes: [u8; HEADERS_MAX],
     len: u8,
     l3_len: u16,
+    sender: Option<[u8; 6]>,
 }
 
 /// How a frame that the kernel sent compares with a punted packet.
@@ -51,7 +52,19 @@ impl Snapshot {
         let len = ip_len + if headers.key.proto() == TCP { TCP_LEN } else { UDP_LEN };
         let mut bytes = [0; HEADERS_MAX];
         bytes.get_mut(..len)?.copy_from_slice(l3.get(..len)?);
-        Some(Self { key: headers.key, bytes, len: len as u8, l3_len: headers.l3_len })
+        Some(Self { key: headers.key, bytes, len: len as u8, l3_len: headers.l3_len, sender: None })
+    }
+
+    /// The same with the source MAC address of the frame.
+    #[must_use]
+    pub const fn from_sender(self, sender: Option<[u8; 6]>) -> Self {
+        Self { sender, ..self }
+    }
+
+    /// Whether a frame can be this packet, bridged: a bridge hands the sender's MAC address on. A program on this host
+    /// that sends what it has received, in the name of others, has its own.
+    pub fn is_of_sender(&self, frame: &[u8]) -> bool {
+        self.sender.is_some() && self.sender == source_mac(frame)
     }
 
     /// The key that the packet came in with.

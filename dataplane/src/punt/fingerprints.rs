@@ -149,12 +149,16 @@ impl Fingerprints {
             let sequence = track.prints[(nth % PER_TRACK as u64) as usize];
             let Some(index) = sequence.checked_sub(self.first) else { continue };
             let Some(print) = self.prints.get_mut(index as usize) else { continue };
-            let Verdict::Equal { ttl_decremented } = print.snapshot.matches(packet, &headers.key) else {
+            let verdict = print.snapshot.matches(packet, &headers.key);
+            let Verdict::Equal { ttl_decremented } = verdict else {
                 if !print.matched {
                     overtook = overtook.max(print.snapshot.l3_len());
                 }
                 continue;
             };
+            if !ttl_decremented && !print.snapshot.is_of_sender(frame) {
+                continue;
+            }
             if print.matched {
                 again = true;
                 continue;

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::dpdk::{BURST_MAX, Burst, Mbuf, Mempool};
 use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
 use crate::packet::wire::ETHER_LEN;
-use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot};
+use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot, source_mac};
 
 /// Packets taken from a ring, or frames read from a twin, before the other side gets its turn.
 const BATCH: usize = BURST_MAX;
@@ -362,6 +362,7 @@ impl PuntThread {
         let probe = event == PuntEvent::Probe;
         let headers = packet::parse(mbuf.data(), ingress.port()).ok();
         let snapshot = headers.and_then(|h| Snapshot::take(h.packet(mbuf.data()), &h));
+        let snapshot = snapshot.map(|snapshot| snapshot.from_sender(source_mac(mbuf.data())));
         if let (PuntEvent::Longer, Some(headers)) = (event, headers) {
             self.tell(Observation::Longer { flow, length: headers.l3_len });
         }

@@ -39,7 +39,8 @@ fn forwarded(frame: &Frame) -> Frame {
 fn snapshot(frame: &Frame) -> Snapshot {
     let bytes = frame.build();
     let headers = parse(&bytes, 0).expect("a packet that can fly");
-    Snapshot::take(headers.packet(&bytes), &headers).expect("whole headers")
+    let snapshot = Snapshot::take(headers.packet(&bytes), &headers).expect("whole headers");
+    snapshot.from_sender(Some(frame.src_mac))
 }
 
 struct Rig {
@@ -109,6 +110,15 @@ fn a_bridged_packet_proves_too() {
     rig.punt(&frame);
     let Seen::Tell(Observation::Proof(proof)) = rig.left(&frame) else { panic!("no proof") };
     assert!(!proof.decrements_ttl);
+}
+
+/// A transparent relay's datagram may be the one that came in, byte for byte from the IP header on.
+#[test]
+fn what_somebody_else_sends_just_so_proves_nothing() {
+    let (mut rig, frame) = (Rig::new(), packet(1));
+    rig.punt(&frame);
+    assert_eq!(rig.left(&frame.clone().with(|f| f.src_mac = [2, 0, 0, 0, 0, 8])), Seen::Nothing);
+    assert!(rig.proves(&frame));
 }
 
 #[test]
