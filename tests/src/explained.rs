@@ -46,6 +46,13 @@ impl Explained {
         lines.filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
     }
 
+    /// What else is to be seen of the directions, the lines joined.
+    pub fn notes(&self) -> String {
+        let directions = self.0.pointer("/directions").and_then(Value::as_array).into_iter().flatten();
+        let notes = directions.filter_map(|direction| direction.get("notes")?.as_array()).flatten();
+        notes.filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+    }
+
     /// The state in `flows`, empty where Flyover does not know the connection.
     pub fn state(&self) -> &str {
         self.text("/connection/state")

@@ -126,6 +126,6 @@ fn what_another_program_translates_stays() -> Result<()> {
         assert_eq!((half.state(), half.packets()), ("candidate", 0), "{half:?}");
     }
     let found = Explained::ask(gateway, "udp", (CLIENT6, pair.source_port()), to)?;
-    assert!(found.advice().contains("leads to nat64, which is no port"), "{found:?}");
+    assert!(found.notes().contains("leads out of nat64, which is no port"), "{found:?}");
     Ok(())
 }

@@ -297,7 +297,7 @@ fn what_is_behind_an_interface_that_is_no_port_stays() -> Result<()> {
         assert!(flow.as_ref().is_none_or(|flow| flow.packets() == 0), "{flow:?}");
         let found = Explained::ask(gateway, "tcp", (CLIENT, pair.source_port()), to)?;
         assert_eq!(found.state(), "candidate", "{found:?}");
-        assert!(found.advice().contains("veth0, which is no port"), "{found:?}");
+        assert!(found.notes().contains("veth0, which is no port"), "{found:?}");
     }
     let mut client = &pair.client;
     client

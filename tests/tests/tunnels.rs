@@ -105,7 +105,7 @@ fn what_goes_by_a_tunnel_stays_and_what_does_not_flies() -> Result<()> {
         assert_eq!(gateway.flow(protocol, port)?.map_or(0, |flow| flow.packets()), 0);
         let found = Explained::ask(gateway, protocol, (CLIENT, port), (BEHIND, to))?;
         assert_eq!(found.state(), "candidate", "{found:?}");
-        assert!(found.advice().contains("leads to tunnel, which is no port (vxlan)"), "{found:?}");
+        assert!(found.notes().contains("leads out of tunnel, which is no port"), "{found:?}");
     }
     Ok(())
 }
