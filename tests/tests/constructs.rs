@@ -128,3 +128,20 @@ fn what_the_user_accepts_by_name_flies() -> Result<()> {
     lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
     Ok(())
 }
+
+#[test]
+fn the_doctor_looks_at_what_runs() -> Result<()> {
+    let lab = lab(HOME_ROUTER).build()?;
+    lab.gateway().nft(QUOTA)?;
+    until_read(&lab)?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    // With the configuration of the gateway that answers, which is no file of the one who asks.
+    let told: Value = serde_json::from_str(&gateway.ask(&["doctor", "--json"])?).expect("JSON");
+    assert_eq!(told.pointer("/ok"), Some(&Value::Bool(true)), "{told}");
+    let findings = told.pointer("/findings").and_then(Value::as_array).cloned().unwrap_or_default();
+    let quota = findings.iter().find(|found| found.pointer("/rule/construct") == Some(&"quota".into()));
+    let fix = quota.and_then(|found| found.get("fix")?.as_str()).unwrap_or_default();
+    assert!(fix.contains("accept_loss = [\"quota\"]"), "{told}");
+    assert!(gateway.ask(&["doctor"])?.contains("quota"), "{told}");
+    Ok(())
+}

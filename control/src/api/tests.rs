@@ -466,7 +466,7 @@ fn json_keys_are_stable() {
         .into_iter()
         .filter(|key| !key.contains("_by_reason.") && !key.starts_with("ports."))
         .collect();
-    let expected = "conntrack conntrack.events conntrack.overruns conntrack.refreshes conntrack.resyncs \
+    let expected = "config_file conntrack conntrack.events conntrack.overruns conntrack.refreshes conntrack.resyncs \
         dropped_by_reason epoch flows flows.candidate flows.capacity flows.closing flows.hardware flows.probing \
         flows.software hardware hugepages notices packets packets.dropped packets.fast packets.from_kernel \
         packets.hardware packets.punted policy ports punted_by_reason ready revalidation \

@@ -19,6 +19,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// What `policy.accelerate` comes to with the ruleset as it is, in words.
     pub policy: String,
+    /// The file that the configuration was read from; none if ports were given on the command line.
+    pub config_file: Option<String>,
     /// Raised by every announced change of the kernel's state.
     pub epoch: u64,
     /// Whether packet memory is in hugepages.

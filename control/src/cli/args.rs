@@ -29,6 +29,8 @@ pub enum Command {
     Run(RunArguments),
     /// Check a configuration and this machine without starting anything
     Check(CheckArguments),
+    /// What of this machine, its kernel and its ruleset keeps the running gateway from its best, and what mends it
+    Doctor(DoctorArguments),
     /// The gateway at a glance: readiness, connections by state, packets by path
     Status(Output),
     /// Ports and their twins: link, MAC, MTU, packets
@@ -90,6 +92,17 @@ pub struct CheckArguments {
     /// Ports and settings.
     #[command(flatten)]
     pub source: Source,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flyover doctor`
+#[derive(Args, Debug)]
+pub struct DoctorArguments {
+    /// Configuration file, instead of the one that the running gateway has read
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{Arguments, CheckArguments, Command, ExplainArguments, LogLevel, RunArguments, Source};
+use super::args::{
+    Arguments, CheckArguments, Command, DoctorArguments, ExplainArguments, LogLevel, RunArguments, Source,
+};
 use super::findings::{self, Finding, Severity};
 use super::{check, explain, flows, show};
-use crate::api::{Client, ClientError, Request};
+use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
 
 /// What the gateway needs to know beyond its configuration.
@@ -49,6 +51,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => start(&arguments, socket, run),
         Command::Check(arguments) => check_all(&arguments, socket),
+        Command::Doctor(arguments) => doctor(&arguments, socket),
         Command::Status(output) => {
             answer(socket, &Request::Status {}, output.json, |out, status| show::status(out, &status))
         }
@@ -160,7 +163,10 @@ fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) ->
         findings::write(&mut text, &blockers)?;
         return Err(Failure::Machine(String::from_utf8_lossy(&text).trim_end().to_owned()));
     }
-    let options = RunOptions { config_file: arguments.source.config.clone(), no_nft: arguments.no_nft };
+    // Told to others, who are elsewhere.
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let options =
+        RunOptions { config_file: arguments.source.config.as_ref().map(absolute), no_nft: arguments.no_nft };
     run(&config, &options).map_err(Failure::Run)
 }
 
@@ -185,6 +191,19 @@ fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), 
         None if failed => Err(Failure::Check),
         None => Ok(()),
     }
+}
+
+/// As `check`, of what runs: by its own configuration, wherever that is.
+fn doctor(arguments: &DoctorArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let mut source = Source { config: arguments.config.clone(), port: Vec::new() };
+    if source.config.is_none() {
+        let status: Status = connect(socket.clone())?.ask(&Request::Status {})?;
+        source.config = status.config_file.map(PathBuf::from);
+        if source.config.is_none() {
+            source.port = status.ports.iter().map(|port| format!("{}={}", port.name, port.device)).collect();
+        }
+    }
+    check_all(&CheckArguments { source, output: arguments.output }, socket)
 }
 
 fn name(source: &Source) -> &Path {

@@ -30,6 +30,7 @@ impl Handler for State {
             ready: self.ready,
             uptime_s: self.clock.millis() / 1000,
             policy: self.policy_words(),
+            config_file: self.config_file.as_ref().map(|path| path.display().to_string()),
             epoch: u64::from(self.tracker.epoch()),
             hugepages: self.hugepages,
             hardware: "none: this version carries flows in software".to_owned(),
