@@ -23,6 +23,7 @@
 mod burst;
 mod eal;
 mod error;
+pub mod flow_rule;
 mod keeper;
 mod log;
 mod mbuf;

@@ -1,6 +1,7 @@
 //! A DPDK ethdev: a NIC, or a virtual device.
 
 mod config;
+mod flows;
 mod info;
 mod interrupt;
 mod queue;
@@ -23,6 +24,7 @@ use super::netns::{self, Netns};
 use super::{Mempool, log};
 
 pub use config::PortConfig;
+pub(in crate::dpdk) use flows::PmdFlows;
 pub use info::{Link, PortInfo, PortStats};
 pub use queue::{RxQueue, TxQueue};
 pub use wire::wire_mac_of;
@@ -178,6 +180,7 @@ struct Inner {
     state: Mutex<State>,
     /// Queues that somebody holds.
     queues: AtomicUsize,
+    flows: Mutex<flows::Installed>,
     _running: Arc<Running>,
 }
 
@@ -287,6 +290,7 @@ impl Port {
                 netns,
                 state: Mutex::default(),
                 queues: AtomicUsize::new(0),
+                flows: Mutex::default(),
                 _running: running,
             }),
         };
@@ -318,6 +322,7 @@ impl Port {
         if state.phase != Phase::Started {
             return Ok(());
         }
+        inner.give_up_rules();
         // SAFETY: nobody polls the port, and its control calls are locked.
         inner.call("stop", |id| unsafe { sys::rte_eth_dev_stop(id) })?;
         state.phase = Phase::Configured;
@@ -415,6 +420,7 @@ impl<T> SendMut<T> {
 impl Drop for Inner {
     fn drop(&mut self) {
         removal::unwatch(self);
+        self.give_up_rules();
         let started = self.state().phase == Phase::Started;
         let (id, device) = (self.id, SendMut(self.device));
         // Nobody is left to tell of an error, and nothing else can be done about one; DPDK logs it.

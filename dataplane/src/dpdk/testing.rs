@@ -59,6 +59,11 @@ impl Bench {
         packet
     }
 
+    /// The port of a wire.
+    pub(crate) fn port(&self, wire: usize) -> &Port {
+        &self.started.ports[wire]
+    }
+
     /// Packets that are somewhere.
     pub(crate) fn in_use(&self) -> u32 {
         self.started.pool.in_use()
