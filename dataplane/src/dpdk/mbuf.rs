@@ -1,6 +1,7 @@
 //! A packet in a DPDK buffer.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -22,6 +23,12 @@ impl Mbuf {
     #[inline]
     pub(super) unsafe fn from_raw(mbuf: *mut sys::rte_mbuf) -> Option<Self> {
         NonNull::new(mbuf).map(Self)
+    }
+
+    /// The packet as DPDK knows it; nobody owns it then.
+    #[inline]
+    pub(super) fn into_raw(self) -> *mut sys::rte_mbuf {
+        ManuallyDrop::new(self).0.as_ptr()
     }
 
     #[inline]
@@ -119,6 +126,14 @@ impl Mbuf {
     #[inline]
     pub fn mark(&self) -> Option<u32> {
         self.offload_flags().mark_valid().then(|| self.head().fdir_id)
+    }
+
+    /// Marks the packet, as the driver of a NIC does whose flow rule says so.
+    #[inline]
+    pub fn set_mark(&mut self, mark: u32) {
+        let head = self.head_mut();
+        head.ol_flags |= sys::RTE_MBUF_F_RX_FDIR | sys::RTE_MBUF_F_RX_FDIR_ID;
+        head.fdir_id = mark;
     }
 
     /// The tag control information of a VLAN tag that the port took off.

@@ -44,7 +44,8 @@ pub use keeper::Keeper;
 pub use mbuf::{Mbuf, RxFlags};
 pub use mempool::{Mempool, MempoolError};
 pub use port::{
-    Direction, Link, Port, PortConfig, PortError, PortInfo, PortStats, RxQueue, TxQueue, wire_mac_of,
+    Direction, Link, Port, PortConfig, PortError, PortInfo, PortStats, ReceiveHook, RxQueue, SharedTx,
+    TxQueue, wire_mac_of,
 };
 pub use tap::{Tap, TapError, TapOptions, VhostError, VhostQueues};
 pub use thread::{RegisterError, ThreadRegistration, register_thread, tsc, tsc_hz};

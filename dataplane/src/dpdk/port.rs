@@ -2,6 +2,7 @@
 
 mod config;
 mod flows;
+mod hook;
 mod info;
 mod interrupt;
 mod queue;
@@ -25,8 +26,9 @@ use super::{Mempool, log};
 
 pub use config::PortConfig;
 pub(in crate::dpdk) use flows::PmdFlows;
+pub use hook::ReceiveHook;
 pub use info::{Link, PortInfo, PortStats};
-pub use queue::{RxQueue, TxQueue};
+pub use queue::{RxQueue, SharedTx, TxQueue};
 pub use wire::wire_mac_of;
 
 /// The way a packet takes through a port.

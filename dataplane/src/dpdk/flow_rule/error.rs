@@ -131,6 +131,8 @@ impl fmt::Display for FlowError {
             write!(f, "{}: ", self.kind.name())?;
         }
         match (self.message.is_empty(), self.log.is_empty()) {
+            // Drivers without rules have no words but these.
+            (false, _) if self.message == self.errno.desc() => f.write_str(&self.message),
             (false, _) => write!(f, "{} ({})", self.message, self.errno.desc()),
             (true, false) => write!(f, "{} ({})", self.log.join("; "), self.errno.desc()),
             (true, true) => f.write_str(self.errno.desc()),

@@ -80,6 +80,8 @@ kinds! {
         UDP = RTE_FLOW_ITEM_TYPE_UDP, "udp", size_of::<sys::rte_flow_item_udp>();
         /// ICMP header.
         ICMP = RTE_FLOW_ITEM_TYPE_ICMP, "icmp", size_of::<sys::rte_flow_item_icmp>();
+        /// What the NIC has found to be right: flags.
+        INTEGRITY = RTE_FLOW_ITEM_TYPE_INTEGRITY, "integrity", size_of::<sys::rte_flow_item_integrity>();
         /// What comes in where this port sends to: the port's id, 2 bytes.
         REPRESENTED_PORT = RTE_FLOW_ITEM_TYPE_REPRESENTED_PORT, "represented_port",
             size_of::<sys::rte_flow_item_ethdev>();

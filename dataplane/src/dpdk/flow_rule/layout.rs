@@ -25,6 +25,19 @@ pub const VLAN_HAS_MORE: (usize, u32) = (4, 1);
 /// IPv6 item: there is a fragment header.
 pub const IPV6_HAS_FRAGMENT: (usize, u32) = (40, 1 << 2);
 
+/// Integrity item: the lengths and the version of the IP header.
+pub const INTEGRITY_L3_OK: (usize, u32) = (INTEGRITY, 1 << 2);
+/// Integrity item: the lengths of the TCP or UDP header.
+pub const INTEGRITY_L4_OK: (usize, u32) = (INTEGRITY, 1 << 3);
+/// Integrity item: the checksum of the IPv4 header.
+pub const INTEGRITY_IPV4_CHECKSUM_OK: (usize, u32) = (INTEGRITY, 1 << 5);
+/// Integrity item: the TCP or UDP checksum.
+pub const INTEGRITY_L4_CHECKSUM_OK: (usize, u32) = (INTEGRITY, 1 << 6);
+
+/// The flags' 64-bit word, of which the lower half is used.
+const INTEGRITY: usize = offset_of!(sys::rte_flow_item_integrity, __bindgen_anon_1)
+    + if cfg!(target_endian = "big") { 4 } else { 0 };
+
 /// Whether a flag of an item is set. Flags are bits of a word in the machine's byte order.
 pub fn flag(content: &[u8], (at, bit): (usize, u32)) -> bool {
     word(content, at) & bit != 0

@@ -39,7 +39,7 @@ fn what_is_put_in_is_read_from_the_structures() {
         assert_eq!((ttl.kind, ttl.conf), (ActionKind::DEC_TTL, None));
         assert_eq!((rss.kind, &rss.queues[..]), (ActionKind::RSS, &[0, 3][..]));
     }
-    let mut cut = rule.clone();
+    let mut cut = sample();
     assert_eq!(cut.unterminated().view().ends(), [false, false]);
 }
 
