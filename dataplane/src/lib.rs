@@ -7,6 +7,7 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod dpdk;
 pub mod flow;
+pub mod hardware;
 pub mod packet;
 pub mod punt;
 pub mod worker;

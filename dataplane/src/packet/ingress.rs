@@ -1,5 +1,7 @@
 //! The ingress context: where a frame came in, and in what it was wrapped.
 
+use super::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
+
 /// Port, destination MAC, VLAN stack and PPPoE session of a received frame, in two words that compare fast.
 ///
 /// Two frames with the same 5-tuple belong to one direction only if their contexts are equal.
@@ -74,6 +76,19 @@ impl Ingress {
         [((self.encap >> 44) & 0xfff) as u16, ((self.encap >> 32) & 0xfff) as u16]
     }
 
+    /// VLAN tags as they are on the wire, outer first: TPID and tag control information.
+    pub const fn tags(self) -> [Option<(u16, u16)>; 2] {
+        let [outer, inner] = self.vlans();
+        let tpid = if self.encap >> 62 & 1 == 1 { ETHER_SERVICE_VLAN } else { ETHER_VLAN };
+        let outer = (tpid, ((self.encap >> 56) as u16) << 12 | outer);
+        let inner = (ETHER_VLAN, (self.encap as u16) << 12 | inner);
+        match self.vlan_tags() {
+            0 => [None, None],
+            1 => [Some(outer), None],
+            _ => [Some(outer), Some(inner)],
+        }
+    }
+
     /// PPPoE session, if the frame was in one.
     pub const fn pppoe(self) -> Option<u16> {
         if self.encap >> 63 == 1 { Some((self.encap >> 16) as u16) } else { None }
@@ -117,6 +132,8 @@ mod tests {
         assert_eq!(plain.in_tag(0x0001, false), plain.in_vlan(1, false));
         let twice = plain.in_tag(0xf001, true).in_tag(0x7002, false);
         assert_eq!((twice.vlans(), twice.vlan_tags(), twice.pppoe()), ([1, 2], 2, None));
+        assert_eq!(twice.tags(), [Some((0x88a8, 0xf001)), Some((0x8100, 0x7002))]);
+        assert_eq!(plain.in_pppoe(0xbeef).in_tag(0x2001, false).tags(), [Some((0x8100, 0x2001)), None]);
         assert_ne!(twice, plain.in_tag(0xf001, true).in_tag(0x6002, false));
     }
 }

@@ -1,0 +1,496 @@
+//! The model NIC: a NIC with flow rules, in software, for tests and for machines that have none.
+//!
+//! It is a [`FlowEngine`]: what it is asked for are the C structures that a driver would get. It [checks](check) them as
+//! the strictest driver does, keeps them in [tables](table) by group and shape, and [carries them out](packet) on packets
+//! by code that shares nothing with the workers'. Behind a [hook](NicHook) of a receive queue it does so with what a vdev
+//! receives: what a rule carries is sent at once, by the thread that polls, and never reaches the worker's burst.
+//!
+//! Where `rte_flow.h` leaves something open the model does what is worst for whoever relies on it: rules without VLAN
+//! items match tagged packets too, L4 headers are found behind IP options and in first fragments, checksums and lengths
+//! are not looked at unless a rule asks, padding stays, of overlapping rules with one priority the newest wins.
+//!
+//! [`Knobs`] make it fail in the ways of real ones. It is a lab: packets take a lock that is shared but for the moments
+//! in which rules change.
+
+mod actions;
+mod check;
+mod hook;
+mod packet;
+mod queues;
+mod rule;
+mod table;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use nix::errno::Errno;
+
+use crate::dpdk::flow_rule::{
+    Completion, Count, ErrorKind, FlowEngine, FlowError, FlowQueues, RuleAge, RuleView,
+};
+use check::Limits;
+pub use hook::NicHook;
+pub use packet::Packet;
+use queues::Queues;
+use rule::{Moment, Rule};
+use table::Tables;
+
+/// What a NIC can do with packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Nothing: it has no rules.
+    None,
+    /// Mark and queue them for software, count and drop them.
+    Assist,
+    /// Rewrite them and send them to another port.
+    #[default]
+    Full,
+}
+
+/// A call that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// To validate a rule.
+    Validate,
+    /// To make one, at once or through a queue.
+    Create,
+    /// To remove one, at once or through a queue.
+    Destroy,
+    /// To ask for a count or an age.
+    Query,
+    /// To remove all.
+    Flush,
+    /// To set up queues.
+    Configure,
+    /// None, but what a queue began with: rules do not come to be, which their completions tell.
+    Complete,
+}
+
+/// When a rule begins, and ceases, to match after it was asked for; and when a queued operation ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Milliseconds of the model.
+    pub millis: u64,
+    /// Packets that the model sees meanwhile.
+    pub packets: u64,
+}
+
+/// What becomes of rules that are removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stuck {
+    /// They go.
+    #[default]
+    No,
+    /// They can't be removed, and the NIC says so.
+    Refuses,
+    /// The NIC says that they went, and they match on.
+    Lies,
+}
+
+/// What counters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counters {
+    /// What was counted.
+    #[default]
+    Right,
+    /// Always 0: counts are lost.
+    Lost,
+    /// Nothing: the NIC does not count.
+    Missing,
+}
+
+/// How the model behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// What it can do.
+    pub tier: Tier,
+    /// The most rules at a time.
+    pub capacity: usize,
+    /// Groups, 0 included.
+    pub groups: u32,
+    /// Priorities, 0 included.
+    pub priorities: u32,
+    /// Whether it has queues for rules.
+    pub has_queues: bool,
+    /// How long rules take.
+    pub latency: Latency,
+    /// Whether queued operations end in another order than they began.
+    pub out_of_order: bool,
+    /// Calls that fail, and how.
+    pub refusals: Vec<(Call, Errno)>,
+    /// Whether it says of rules that it will refuse that it would take them.
+    pub validates_anything: bool,
+    /// What counters say.
+    pub counters: Counters,
+    /// Whether L4 checksums of packets that were changed are wrong.
+    pub wrong_checksum: bool,
+    /// What becomes of rules that are removed.
+    pub stuck: Stuck,
+}
+
+impl Default for Knobs {
+    /// A NIC without faults that can do everything.
+    fn default() -> Self {
+        Self {
+            tier: Tier::Full,
+            capacity: 1 << 20,
+            groups: 4,
+            priorities: 4,
+            has_queues: true,
+            latency: Latency::default(),
+            out_of_order: false,
+            refusals: Vec::new(),
+            validates_anything: false,
+            counters: Counters::Right,
+            wrong_checksum: false,
+            stuck: Stuck::No,
+        }
+    }
+}
+
+impl Knobs {
+    fn refuses(&self, call: Call) -> Result<(), FlowError> {
+        match self.refusals.iter().find(|(refused, _)| *refused == call) {
+            Some((_, errno)) => Err(FlowError::new(ErrorKind::Unspecified, *errno, "the NIC refuses")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the NIC did with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No rule, or one that says so: it goes to software, as it came.
+    Software {
+        /// The mark that a rule put on it.
+        mark: Option<u32>,
+        /// The queue that a rule chose.
+        queue: Option<u16>,
+    },
+    /// It was changed and leaves by this port.
+    Sent(u16),
+    /// It was thrown away.
+    Dropped,
+}
+
+/// What the NIC has done, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicStats {
+    /// Packets seen.
+    pub seen: u64,
+    /// Packets sent on.
+    pub sent: u64,
+    /// Packets thrown away by a rule.
+    pub dropped: u64,
+    /// Packets marked for software.
+    pub marked: u64,
+    /// Packets lost since a transmit queue was full.
+    pub lost: u64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    seen: AtomicU64,
+    sent: AtomicU64,
+    dropped: AtomicU64,
+    marked: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// A model of a NIC with some ports.
+#[derive(Debug)]
+pub struct Nic {
+    ports: Vec<u16>,
+    /// Receive queues of each port.
+    queues: u16,
+    state: RwLock<State>,
+    /// Operations that have begun.
+    pending: Mutex<Queues>,
+    millis: AtomicU64,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+struct State {
+    knobs: Knobs,
+    tables: Tables,
+    /// Rules that can be named.
+    rules: HashMap<u64, Arc<Rule>>,
+    last: u64,
+}
+
+impl Nic {
+    /// A NIC with these ports, by their DPDK ids, with so many receive queues each.
+    pub fn new(ports: &[u16], queues: u16, knobs: Knobs) -> Arc<Self> {
+        Arc::new(Self {
+            ports: ports.to_vec(),
+            queues,
+            state: RwLock::new(State { knobs, tables: Tables::default(), rules: HashMap::new(), last: 0 }),
+            pending: Mutex::default(),
+            millis: AtomicU64::new(0),
+            tally: Tally::default(),
+        })
+    }
+
+    /// Changes how it behaves from now on.
+    pub fn set(&self, change: impl FnOnce(&mut Knobs)) {
+        change(&mut self.write().knobs);
+    }
+
+    /// Sets the model's time, in milliseconds. It never goes back.
+    pub fn set_time(&self, millis: u64) {
+        self.millis.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    /// Rules that match now or will, those that were forgotten included.
+    pub fn rules(&self) -> usize {
+        let now = self.now();
+        self.read().tables.all().filter(|rule| !rule.until.has_come(now)).count()
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> NicStats {
+        let Tally { seen, sent, dropped, marked, lost } = &self.tally;
+        let [seen, sent, dropped, marked, lost] =
+            [seen, sent, dropped, marked, lost].map(|count| count.load(Ordering::Relaxed));
+        NicStats { seen, sent, dropped, marked, lost }
+    }
+
+    /// Does with a packet that came in by a port what the rules say. What goes to software is as it was.
+    pub fn process(&self, port: u16, packet: &mut impl Packet) -> Outcome {
+        self.tally.seen.fetch_add(1, Ordering::Relaxed);
+        let now = self.now();
+        let state = self.read();
+        let outcome = state.tables.process(port, packet, now, state.knobs.wrong_checksum);
+        let count = match outcome {
+            Outcome::Sent(_) => &self.tally.sent,
+            Outcome::Dropped => &self.tally.dropped,
+            Outcome::Software { mark: Some(_), .. } => &self.tally.marked,
+            Outcome::Software { mark: None, .. } => return outcome,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    fn lost(&self, packets: u64) {
+        self.tally.lost.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> (u64, u64) {
+        (self.millis.load(Ordering::Relaxed), self.tally.seen.load(Ordering::Relaxed))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Queues> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits<'a>(&'a self, knobs: &Knobs) -> Limits<'a> {
+        Limits {
+            tier: knobs.tier,
+            ports: &self.ports,
+            queues: self.queues,
+            groups: knobs.groups,
+            priorities: knobs.priorities,
+        }
+    }
+
+    /// Makes a rule that matches from a moment on.
+    fn add(&self, state: &mut State, port: u16, view: &RuleView<'_>, from: Moment) -> Result<u64, FlowError> {
+        state.knobs.refuses(Call::Create)?;
+        let checked = check::check(port, view, &self.limits(&state.knobs))?;
+        if state.tables.has(&checked, self.now()) {
+            let message = "a rule for these packets is there already";
+            return Err(FlowError::new(ErrorKind::Handle, Errno::EEXIST, message));
+        }
+        if state.tables.len() >= state.knobs.capacity {
+            return Err(FlowError::new(ErrorKind::Handle, Errno::ENOSPC, "no room for more rules"));
+        }
+        state.last += 1;
+        let rule = Arc::new(Rule {
+            id: state.last,
+            owner: port,
+            checked,
+            last_hit: AtomicU64::new(from.millis.load(Ordering::Relaxed)),
+            from,
+            until: Moment::never(),
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        state.tables.insert(&rule);
+        state.rules.insert(rule.id, rule);
+        Ok(state.last)
+    }
+
+    /// Has a rule go at a moment.
+    fn end(&self, state: &mut State, port: u16, id: u64, until: &Moment) -> Result<(), FlowError> {
+        state.knobs.refuses(Call::Destroy)?;
+        let rule = state.rules.get(&id).filter(|rule| rule.owner == port);
+        let rule = rule.ok_or_else(FlowError::no_such_rule)?;
+        match state.knobs.stuck {
+            Stuck::No => {
+                rule.until.set(until);
+                state.tables.ends(rule);
+            }
+            Stuck::Lies => {}
+            Stuck::Refuses => {
+                return Err(FlowError::new(ErrorKind::Handle, Errno::EIO, "the NIC did not let the rule go"));
+            }
+        }
+        state.rules.remove(&id);
+        Ok(())
+    }
+
+    fn after_latency(&self, state: &State) -> Moment {
+        let ((millis, packets), latency) = (self.now(), state.knobs.latency);
+        Moment::at(millis + latency.millis, packets + latency.packets)
+    }
+
+    fn rule_of(&self, port: u16, id: u64) -> Result<(Knobs, Arc<Rule>), FlowError> {
+        let state = self.read();
+        state.knobs.refuses(Call::Query)?;
+        let rule = state.rules.get(&id).filter(|rule| rule.owner == port);
+        Ok((state.knobs.clone(), Arc::clone(rule.ok_or_else(FlowError::no_such_rule)?)))
+    }
+}
+
+impl FlowEngine for Nic {
+    fn validate(&self, port: u16, rule: &RuleView<'_>) -> Result<(), FlowError> {
+        let state = self.read();
+        state.knobs.refuses(Call::Validate)?;
+        if state.knobs.validates_anything {
+            return Ok(());
+        }
+        check::check(port, rule, &self.limits(&state.knobs)).map(|_| ())
+    }
+
+    fn create(&self, port: u16, rule: &RuleView<'_>) -> Result<u64, FlowError> {
+        let mut state = self.write();
+        state.tables.sweep(self.now());
+        let from = self.after_latency(&state);
+        self.add(&mut state, port, rule, from)
+    }
+
+    fn destroy(&self, port: u16, rule: u64) -> Result<(), FlowError> {
+        let mut state = self.write();
+        // A driver that answers has waited for the NIC.
+        let (millis, packets) = self.now();
+        self.end(&mut state, port, rule, &Moment::at(millis, packets))?;
+        state.tables.sweep((millis, packets));
+        Ok(())
+    }
+
+    fn count(&self, port: u16, rule: u64, reset: bool) -> Result<Count, FlowError> {
+        let (knobs, rule) = self.rule_of(port, rule)?;
+        if !rule.checked.counts {
+            let message = "the rule does not count";
+            return Err(FlowError::new(ErrorKind::Action, Errno::EINVAL, message));
+        }
+        let read = |count: &AtomicU64| {
+            if reset { count.swap(0, Ordering::Relaxed) } else { count.load(Ordering::Relaxed) }
+        };
+        let (packets, bytes) = (read(&rule.packets), read(&rule.bytes));
+        Ok(match knobs.counters {
+            Counters::Right => Count { packets: Some(packets), bytes: Some(bytes) },
+            Counters::Lost => Count { packets: Some(0), bytes: Some(0) },
+            Counters::Missing => Count::default(),
+        })
+    }
+
+    fn age(&self, port: u16, rule: u64) -> Result<RuleAge, FlowError> {
+        let (knobs, rule) = self.rule_of(port, rule)?;
+        let Some(timeout) = rule.checked.age_s else {
+            let message = "the rule has no age";
+            return Err(FlowError::new(ErrorKind::Action, Errno::EINVAL, message));
+        };
+        let idle = self.now().0.saturating_sub(rule.last_hit.load(Ordering::Relaxed)) / 1000;
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+        let idle_s = (knobs.counters != Counters::Missing).then_some(idle);
+        Ok(RuleAge { aged: idle >= timeout, idle_s })
+    }
+
+    fn flush(&self, port: u16) -> Result<(), FlowError> {
+        let mut state = self.write();
+        state.knobs.refuses(Call::Flush)?;
+        let (millis, packets) = self.now();
+        let ids: Vec<u64> =
+            state.rules.values().filter(|rule| rule.owner == port).map(|rule| rule.id).collect();
+        for id in ids {
+            self.end(&mut state, port, id, &Moment::at(millis, packets))?;
+        }
+        state.tables.sweep((millis, packets));
+        Ok(())
+    }
+
+    fn configure(&self, port: u16, queues: &FlowQueues) -> Result<(), FlowError> {
+        let state = self.read();
+        state.knobs.refuses(Call::Configure)?;
+        if state.knobs.tier == Tier::None || !state.knobs.has_queues {
+            return Err(FlowError::unsupported());
+        }
+        drop(state);
+        self.pending().configure(port, queues)
+    }
+
+    fn enqueue_create(
+        &self,
+        port: u16,
+        queue: u16,
+        rule: &RuleView<'_>,
+        token: u64,
+    ) -> Result<u64, FlowError> {
+        let mut pending = self.pending();
+        pending.room(port, queue)?;
+        let mut state = self.write();
+        state.tables.sweep(self.now());
+        // It begins with the push.
+        let id = self.add(&mut state, port, rule, Moment::never())?;
+        let rule = state.rules.get(&id).map(Arc::clone).ok_or_else(FlowError::no_such_rule)?;
+        pending.create(port, queue, token, rule);
+        Ok(id)
+    }
+
+    fn enqueue_destroy(&self, port: u16, queue: u16, rule: u64, token: u64) -> Result<(), FlowError> {
+        let mut pending = self.pending();
+        pending.room(port, queue)?;
+        let state = self.read();
+        state.knobs.refuses(Call::Destroy)?;
+        let rule = state.rules.get(&rule).filter(|rule| rule.owner == port);
+        let rule = Arc::clone(rule.ok_or_else(FlowError::no_such_rule)?);
+        pending.destroy(port, queue, token, rule)
+    }
+
+    fn push(&self, port: u16, queue: u16) -> Result<(), FlowError> {
+        let mut pending = self.pending();
+        let state = self.read();
+        let due = self.after_latency(&state);
+        let fails = state.knobs.refuses(Call::Complete).is_err();
+        pending.push(port, queue, &due, fails)
+    }
+
+    fn pull(&self, port: u16, queue: u16, most: usize, ended: &mut Vec<Completion>) -> Result<(), FlowError> {
+        let mut pending = self.pending();
+        let mut state = self.write();
+        let now = self.now();
+        for operation in pending.pull(port, queue, most, now, state.knobs.out_of_order)? {
+            let mut status = match operation.removes() {
+                Some(rule) => self.end(&mut state, port, rule, &Moment::at(now.0, now.1)),
+                None => Ok(()),
+            };
+            if operation.has_failed() {
+                status = Err(FlowError::new(ErrorKind::Unspecified, Errno::EIO, "the NIC refused it"));
+            }
+            ended.push(operation.end(status));
+        }
+        state.tables.sweep(now);
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Rules, and the model NIC that carries them out, beside what workers do with the same packets.
+
+mod agree;
+mod carry;
+mod faults;
+mod live;
+mod refuse;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::model::{Knobs, Nic, Outcome};
+use super::*;
+use crate::dpdk::flow_rule::{FlowEngine, FlowRules};
+use crate::flow::Key;
+use crate::packet::testing::{Frame, strategies};
+use crate::packet::{Ingress, L2Header, Rewrite, checksum, parse, write_l2};
+
+/// Packets come in by this port.
+const IN: u16 = 3;
+/// And leave by this one.
+const OUT: u16 = 5;
+const TO_SOFTWARE: Outcome = Outcome::Software { mark: None, queue: None };
+
+fn nic() -> (Arc<Nic>, FlowRules) {
+    nic_with(Knobs::default())
+}
+
+fn nic_with(knobs: Knobs) -> (Arc<Nic>, FlowRules) {
+    let nic = Nic::new(&[IN, OUT], 2, knobs);
+    let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, IN);
+    (nic, rules)
+}
+
+/// A form that the model takes.
+fn form(domain: Domain, group: u32, fields: Fields) -> Form {
+    let egress = if domain == Domain::Transfer { Egress::RepresentedPort } else { Egress::PortId };
+    Form { domain, group, fields, egress, integrity: true, queues: vec![0, 1], age_s: Some(30) }
+}
+
+fn plain_form() -> Form {
+    form(Domain::Ingress, 1, Fields::Set)
+}
+
+fn forms() -> impl Strategy<Value = Form> {
+    let domains = select(vec![Domain::Ingress, Domain::Transfer]);
+    (domains, 0u32..3, select(vec![Fields::Set, Fields::Modify]))
+        .prop_map(|(domain, group, fields)| form(domain, group, fields))
+}
+
+/// What the form needs to carry a packet with this TTL.
+fn ttl_for(form: &Form, ttl: u8) -> Ttl {
+    if form.is_guarded() { Ttl::Decrement } else { Ttl::Exact(ttl) }
+}
+
+/// Puts a flow's rule and its guards in.
+fn install(rules: &FlowRules, flow: &HardwareFlow, form: &Form, ttl: u8) {
+    for guard in encode::guards(form, flow.port) {
+        rules.create(&guard).expect("the model takes a guard");
+    }
+    rules.create(&encode::carry(flow, form, ttl_for(form, ttl))).expect("the model takes the rule");
+}
+
+/// The context that a frame comes in with, as far as it can be told.
+fn context(frame: &[u8]) -> Ingress {
+    parse(frame, IN).map_or_else(|refusal| refusal.ingress, |headers| headers.ingress)
+}
+
+/// A flow for a frame's packets, that leaves as another tuple with the L2 header of another frame.
+fn flow(frame: &Frame, leaves_as: &Frame) -> Result<(HardwareFlow, L2Header), Unfit> {
+    let [key, new] = [frame, leaves_as].map(|frame| Key::from_tuple(&frame.tuple).ok_or(Unfit::Protocol));
+    let header = L2Header::learn(&leaves_as.build()).ok_or(Unfit::Header)?;
+    Ok((HardwareFlow::new(context(&frame.build()), key?, new?, OUT, header.bytes())?, header))
+}
+
+/// A frame, and one of the same family and protocol that stands for how its flow leaves.
+fn pairs(frames: impl Strategy<Value = Frame>) -> impl Strategy<Value = (Frame, Frame)> {
+    frames.prop_flat_map(|frame| {
+        let nat = strategies::nat(frame.tuple);
+        (Just(frame), nat, strategies::legal_frames()).prop_map(|(mut frame, tuple, mut other)| {
+            other.tuple = tuple;
+            // What is put on has no DEI bit; another test sees that such flows are refused.
+            for (_, tci) in &mut other.tags {
+                *tci &= 0xefff;
+            }
+            other.pppoe = None;
+            frame.pppoe = None;
+            // Rules at both ends of what happens to tags: kept, changed, exchanged.
+            if other.ttl % 4 == 0 {
+                other.tags.clone_from(&frame.tags);
+            } else if other.ttl % 4 == 1 && !frame.tags.is_empty() {
+                other.tags = frame.tags.iter().rev().take(1).copied().collect();
+                other.tags[0].1 ^= 0x2005;
+            }
+            (frame, other)
+        })
+    })
+}
+
+/// What a worker makes of a frame of the flow, padding cut off; none if it would not carry it.
+fn worker(frame: &[u8], flow: &HardwareFlow, header: &L2Header) -> Option<Vec<u8>> {
+    let headers = parse(frame, IN).ok()?;
+    if headers.key != flow.key || headers.ingress != context(frame) || headers.is_tcp_control() {
+        return None;
+    }
+    let mut packet = headers.packet(frame).to_vec();
+    if !Rewrite::between(&flow.key, &flow.leaves_as, true)?.apply(&mut packet) {
+        return None;
+    }
+    let mut leaves = vec![0; header.len()];
+    leaves.extend(packet);
+    write_l2(&mut leaves, header.bytes(), None, headers.l3_len).then_some(leaves)
+}
+
+/// Whether a frame's L4 checksum is right, or there is none.
+fn l4_checksum_is_right(frame: &[u8]) -> bool {
+    let Ok(headers) = parse(frame, IN) else { return false };
+    let packet = headers.packet(frame);
+    let (addresses, l4) = match headers.key {
+        Key::V4(_) => (&packet[12..20], &packet[20..]),
+        Key::V6(_) => (&packet[8..40], &packet[40..]),
+    };
+    let none = headers.key.proto() == 17 && l4[6..8] == [0, 0];
+    none || checksum::compute_l4(addresses, headers.key.proto(), l4) == 0
+}
