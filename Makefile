@@ -58,10 +58,10 @@ loom: deps
 	$(CHECKED) CARGO_PROFILE_DEV_OPT_LEVEL=3 RUSTFLAGS="--cfg loom" \
 	$(CARGO) test --package dataplane --lib --target $(HOST) loom_tests
 
-## sanitize: flow table, rings, bursts and worker under AddressSanitizer
+## sanitize: flow table, rings, bursts, worker and hardware rules under AddressSanitizer
 sanitize: deps
 	$(CHECKED) RUSTFLAGS=-Zsanitizer=address PROPTEST_CASES=32 \
-	$(CARGO) test --package dataplane --lib --target $(HOST) -- dpdk:: flow:: punt:: worker::
+	$(CARGO) test --package dataplane --lib --target $(HOST) -- dpdk:: flow:: hardware:: punt:: worker::
 
 ## valgrind: the flow table's unit tests under memcheck; some minutes
 valgrind: deps

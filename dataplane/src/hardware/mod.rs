@@ -9,9 +9,33 @@
 pub mod encode;
 pub mod model;
 pub mod print;
+pub mod probe;
 pub mod rule;
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+/// What a port can do for flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Nothing: it has no rules, or none that can be relied on.
+    None,
+    /// Mark packets for software, and choose their queue.
+    Assist,
+    /// Carry flows alone: rewrite packets and send them to another port.
+    #[default]
+    Full,
+}
+
+impl Tier {
+    /// Its name, as users see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Assist => "assist",
+            Self::Full => "full",
+        }
+    }
+}
 
 pub use encode::{Domain, Egress, Fields, Form, Ttl};
 pub use rule::{HardwareFlow, Lengths, Unfit};

@@ -6,7 +6,7 @@
 
 use nix::errno::Errno;
 
-use super::Tier;
+use super::super::Tier;
 use super::actions::{Actions, actions};
 use super::rule::{Checked, Content, Fate, Layer, Place, Shape, key_of};
 use crate::dpdk::flow_rule::{ErrorKind, FlowError, ItemKind, RawItem, RuleView};

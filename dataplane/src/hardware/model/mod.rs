@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use nix::errno::Errno;
 
+use super::Tier;
 use crate::dpdk::flow_rule::{
     Completion, Count, ErrorKind, FlowEngine, FlowError, FlowQueues, RuleAge, RuleView,
 };
@@ -35,18 +36,6 @@ pub use packet::Packet;
 use queues::Queues;
 use rule::{Moment, Rule};
 use table::Tables;
-
-/// What a NIC can do with packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// Nothing: it has no rules.
-    None,
-    /// Mark and queue them for software, count and drop them.
-    Assist,
-    /// Rewrite them and send them to another port.
-    #[default]
-    Full,
-}
 
 /// A call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -151,7 +151,7 @@ fn a_rule_alone_is_for_one_ttl() {
 fn marks_are_for_software() {
     let (flow, _) = flow(&tcp(), &tcp_out()).expect("it can be carried");
     for (queues, queue) in [(&[1][..], Some(1)), (&[0, 1], None)] {
-        let (nic, rules) = nic_with(Knobs { tier: model::Tier::Assist, ..Knobs::default() });
+        let (nic, rules) = nic_with(Knobs { tier: Tier::Assist, ..Knobs::default() });
         rules.create(&encode::mark(&flow, 0x12_3456, queues)).expect("the model marks");
         let before = tcp().build();
         let mut packet = before.clone();

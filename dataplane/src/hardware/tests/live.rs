@@ -6,7 +6,7 @@ use std::thread;
 use super::*;
 use crate::dpdk::testing::{Bench, receive, send};
 use crate::dpdk::{Burst, RxQueue};
-use crate::hardware::model::{NicHook, Tier};
+use crate::hardware::model::NicHook;
 
 fn tcp(number: u16) -> Frame {
     Frame::tcp("10.0.0.2:4000", "192.0.2.9:80").payload(&number.to_be_bytes())

@@ -4,6 +4,7 @@ mod agree;
 mod carry;
 mod faults;
 mod live;
+mod probes;
 mod refuse;
 
 use std::sync::Arc;

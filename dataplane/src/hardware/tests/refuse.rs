@@ -243,12 +243,12 @@ fn a_nic_of_a_lower_tier_takes_less() {
     let (flow, _) = flow(&frame, &frame).expect("it can be carried");
     let alone = encode::carry(&flow, &form(Domain::Ingress, 0, Fields::Set), Ttl::Exact(64));
     let marks = encode::mark(&flow, 1, &[0]);
-    let (_, rules) = nic_with(Knobs { tier: model::Tier::Assist, ..Knobs::default() });
+    let (_, rules) = nic_with(Knobs { tier: Tier::Assist, ..Knobs::default() });
     assert_eq!(rules.create(&alone).map_err(|error| error.kind), Err(ErrorKind::Action));
     assert!(rules.create(&marks).is_ok());
     let jump = &encode::guards(&plain_form(), IN)[4];
     assert_eq!(rules.create(jump).map_err(|error| error.kind), Err(ErrorKind::Action));
-    let (_, rules) = nic_with(Knobs { tier: model::Tier::None, ..Knobs::default() });
+    let (_, rules) = nic_with(Knobs { tier: Tier::None, ..Knobs::default() });
     let errors = [&alone, &marks].map(|rule| rules.create(rule).map_err(|error| error.to_string()));
     // As a driver without rules says.
     assert_eq!(
