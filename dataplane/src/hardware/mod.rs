@@ -1,7 +1,7 @@
 //! The hardware path: rules that have a NIC carry flows alone.
 //!
 //! [`HardwareFlow`] says what a NIC is to do with one direction, derived from what the flow table has. [`encode`] makes
-//! rules of it, in the [`Form`] that a port can, and [`print`] shows them as testpmd takes them. [`probe`] finds out what
+//! rules of it, in the [`Form`] that a port can, and [`mod@print`] shows them as testpmd takes them. [`probe`] finds out what
 //! a port can, by rules that are made, hit, counted and removed. The [`model`] is a NIC in software.
 //!
 //! Nothing here touches the flow table or the kernel: whose flows go to hardware, and when, control decides.

@@ -1,8 +1,8 @@
 //! The model NIC: a NIC with flow rules, in software, for tests and for machines that have none.
 //!
-//! It is a [`FlowEngine`]: what it is asked for are the C structures that a driver would get. It [checks](check) them as
-//! the strictest driver does, keeps them in [tables](table) by group and shape, and [carries them out](packet) on packets
-//! by code that shares nothing with the workers'. Behind a [hook](NicHook) of a receive queue it does so with what a vdev
+//! It is a [`FlowEngine`]: what it is asked for are the C structures that a driver would get. It checks them as the
+//! strictest driver does (`check`, `actions`), keeps them by group and shape (`table`), and carries them out on packets
+//! (`packet`) by code that shares nothing with the workers'. Behind a [hook](NicHook) of a receive queue it does so with what a vdev
 //! receives: what a rule carries is sent at once, by the thread that polls, and never reaches the worker's burst.
 //!
 //! Where `rte_flow.h` leaves something open the model does what is worst for whoever relies on it: rules without VLAN
