@@ -2,15 +2,17 @@
 //!
 //! [`HardwareFlow`] says what a NIC is to do with one direction, derived from what the flow table has. [`encode`] makes
 //! rules of it, in the [`Form`] that a port can, and [`mod@print`] shows them as testpmd takes them. [`probe`] finds out what
-//! a port can, by rules that are made, hit, counted and removed. The [`model`] is a NIC in software.
+//! a port can, by rules that are made, hit, counted and removed. The [`scheduler`] chooses whose rules are in. The
+//! [`model`] is a NIC in software.
 //!
-//! Nothing here touches the flow table or the kernel: whose flows go to hardware, and when, control decides.
+//! Nothing here touches the flow table or the kernel: that is control's.
 
 pub mod encode;
 pub mod model;
 pub mod print;
 pub mod probe;
 pub mod rule;
+pub mod scheduler;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

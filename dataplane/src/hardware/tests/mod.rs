@@ -6,6 +6,7 @@ mod faults;
 mod live;
 mod probes;
 mod refuse;
+mod schedule;
 
 use std::sync::Arc;
 
