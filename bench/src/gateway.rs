@@ -13,7 +13,7 @@ use dataplane::flow::{
 };
 use dataplane::packet::Ingress;
 use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
-use dataplane::worker::{Activity, IdlePolicy, Worker, WorkerLink, WorkerPort};
+use dataplane::worker::{Activity, Hot, IdlePolicy, Worker, WorkerLink, WorkerPort};
 
 use crate::error::Error;
 use crate::flows::{Family, Flows};
@@ -170,6 +170,7 @@ impl Gateway {
             from_kernel: Arc::new(KernelFrames::new(RING)),
             local: Arc::new(LocalAddresses::default()),
             flags: Arc::default(),
+            hot: Hot::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),

@@ -12,7 +12,7 @@ use super::egress;
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::{Burst, Following, Mbuf, Sieve};
-use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
+use crate::flow::{EntryView, FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
@@ -315,7 +315,12 @@ impl<L: Line> Lane<L> {
                 }
             };
             match ready {
-                Some((port, length)) => fates.leaves(at, port, length),
+                Some((port, length)) => {
+                    fates.leaves(at, port, length);
+                    if entry.view().packets() & link.hot.mask == 0 {
+                        link.hot.tell(&link.table, L::slot(index));
+                    }
+                }
                 None => fates.stays(at, Some(L::slot(index)), Verdict::Drop(DropReason::NoPort)),
             }
         }

@@ -8,6 +8,7 @@ mod carrier;
 mod decide;
 mod egress;
 mod hold;
+mod hot;
 mod idle;
 mod lane;
 mod stages;
@@ -24,6 +25,7 @@ use crate::punt::{KernelFrames, LocalAddresses, PuntRings};
 use carrier::Carrier;
 pub use hold::CAPACITY as HOLD_CAPACITY;
 use hold::HoldQueue;
+pub use hot::Hot;
 use idle::Idle;
 pub use idle::{Activity, IdlePolicy};
 use lane::Lanes;
@@ -96,6 +98,8 @@ pub struct WorkerLink {
     pub local: Arc<LocalAddresses>,
     /// What ports are.
     pub flags: Arc<PortFlags>,
+    /// Whom to tell of directions with many packets.
+    pub hot: Hot,
     /// Packets counted.
     pub counters: Arc<WorkerCounters>,
     /// Rounds and sleeps counted.

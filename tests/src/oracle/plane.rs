@@ -12,7 +12,7 @@ use dataplane::flow::{
 };
 use dataplane::packet::{DropReason, PuntReason};
 use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
-use dataplane::worker::{Activity, BURST, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
+use dataplane::worker::{Activity, BURST, Hot, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
 use super::OracleError;
 use super::kernel::Opened;
@@ -144,6 +144,7 @@ impl FastPath {
             from_kernel: Arc::new(KernelFrames::new(1)),
             local: Arc::new(local),
             flags: Arc::new(flags),
+            hot: Hot::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),

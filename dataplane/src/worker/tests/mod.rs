@@ -127,6 +127,7 @@ impl Rig {
             from_kernel: Arc::new(KernelFrames::new(1024)),
             local: Arc::default(),
             flags: Arc::default(),
+            hot: Hot::default(),
             counters: Arc::default(),
             activity: Arc::default(),
             stop: Arc::default(),

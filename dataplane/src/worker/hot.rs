@@ -1,0 +1,44 @@
+//! Directions with many packets, which a NIC might carry: told of by the workers that count them.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::flow::{FlowRef, FlowTable, Slot};
+
+/// Directions that wait to be told of. What finds no room is told of with its next packets.
+const WAITING: usize = 4096;
+
+/// Tells of a direction each time that it has had so many packets more; nobody looks through the table for them.
+#[derive(Clone, Debug)]
+pub struct Hot {
+    /// One less than a power of two. All bits are set in no count, so that nothing is told of.
+    pub(super) mask: u64,
+    queue: Arc<ArrayQueue<FlowRef>>,
+}
+
+impl Default for Hot {
+    /// Tells of nothing.
+    fn default() -> Self {
+        Self { mask: u64::MAX, queue: Arc::new(ArrayQueue::new(1)) }
+    }
+}
+
+impl Hot {
+    /// Tells of a direction each time that it has had `packets` more, or the next power of two.
+    pub fn every(packets: u64) -> Self {
+        let every = packets.clamp(1, 1 << 62).next_power_of_two();
+        Self { mask: every - 1, queue: Arc::new(ArrayQueue::new(WAITING)) }
+    }
+
+    /// A direction that was told of.
+    pub fn pop(&self) -> Option<FlowRef> {
+        self.queue.pop()
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn tell(&self, table: &FlowTable, slot: Slot) {
+        let _ = self.queue.push(table.reference(slot));
+    }
+}
