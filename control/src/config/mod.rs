@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
 pub use error::{ConfigError, Place, Problem};
 pub use machine::Machine;
-pub use values::{Accelerate, Construct, Mark, Offload, TwinIo};
+pub use values::{Accelerate, Construct, Mark, Offload, Tier, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover.sock";
@@ -110,6 +110,19 @@ pub struct PolicyConfig {
 pub struct HardwareConfig {
     /// Whether NICs may carry flows.
     pub offload: Offload,
+    /// Packets a second from which on a direction may go into the NIC.
+    pub hot: u32,
+    /// The model NIC, for [`Offload::Model`].
+    pub model: ModelConfig,
+}
+
+/// `[hardware.model]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// What it can do.
+    pub tier: Tier,
+    /// The most rules at a time.
+    pub capacity: u32,
 }
 
 /// `[api]`

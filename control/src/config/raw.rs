@@ -59,6 +59,15 @@ pub(super) struct RawPolicy {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawHardware {
     pub(super) offload: Option<Spanned<String>>,
+    pub(super) hot: Option<Spanned<i64>>,
+    pub(super) model: RawModel,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawModel {
+    pub(super) tier: Option<Spanned<String>>,
+    pub(super) capacity: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -12,10 +12,11 @@ use super::error::{ConfigError, Problem};
 use super::machine::Machine;
 use super::raw::{Raw, RawFlows, RawHardware, RawPolicy, RawPort, RawWorkers};
 use super::source::Source;
-use super::values::{self, Accelerate, Construct, Mark, Offload};
+use super::values::{self, Accelerate, Construct, Mark, Offload, Tier};
 use super::{
     ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_CAPACITY,
-    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, PolicyConfig, PortConfig, TwinIo, WorkersConfig,
+    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo,
+    WorkersConfig,
 };
 
 /// Least and most MTU of a twin: what IPv4 needs at least, and what NICs with jumbo frames take.
@@ -23,6 +24,9 @@ const MTU: RangeInclusive<i64> = 68..=9600;
 /// Descriptors of a queue: below this a burst does not fit, above it no driver goes.
 const DESCRIPTORS: RangeInclusive<i64> = 64..=32768;
 const ONE_HOUR: Duration = Duration::from_secs(3600);
+/// Packets a second of a direction that may go into the NIC.
+const HOT: RangeInclusive<i64> = 1..=1_000_000_000;
+const DEFAULT_HOT: u32 = 1000;
 /// `sun_path` without its terminator (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -319,18 +323,20 @@ fn policy(source: &Source<'_>, raw: &RawPolicy) -> Result<PolicyConfig, ConfigEr
 }
 
 fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, ConfigError> {
-    let Some(text) = &raw.offload else { return Ok(HardwareConfig { offload: Offload::Auto }) };
-    let offload = Offload::parse(text.get_ref()).map_err(|right| value(source, "offload", text, right))?;
-    if offload == Offload::Model {
-        let right = "there is no hardware path yet; use \"auto\" or \"off\"";
-        return Err(unsupported(source, "offload", text, right));
-    }
-    Ok(HardwareConfig { offload })
-}
-
-fn unsupported(source: &Source<'_>, key: &'static str, text: &Spanned<String>, right: &str) -> ConfigError {
-    let (value, right) = (format!("{:?}", text.get_ref()), right.to_owned());
-    source.fault_at(&text.span(), Problem::Unsupported { key, value, right })
+    let offload = raw.offload.as_ref().map_or(Ok(Offload::Auto), |text| {
+        Offload::parse(text.get_ref()).map_err(|right| value(source, "offload", text, right))
+    })?;
+    let tier = raw.model.tier.as_ref().map_or(Ok(Tier::Full), |text| {
+        Tier::parse(text.get_ref()).map_err(|right| value(source, "tier", text, right))
+    })?;
+    let count = |key, given: &Option<Spanned<i64>>, range, default| {
+        given.as_ref().map_or(Ok(default), |given| number(source, key, given, range))
+    };
+    Ok(HardwareConfig {
+        offload,
+        hot: count("hot", &raw.hot, HOT, DEFAULT_HOT)?,
+        model: ModelConfig { tier, capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)? },
+    })
 }
 
 fn socket(source: &Source<'_>, text: &Spanned<String>) -> Result<PathBuf, ConfigError> {

@@ -309,15 +309,6 @@ fn choices_are_listed() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused() {
-    assert_eq!(
-        fault_below_port("[hardware]\noffload = \"model\""),
-        "gw.toml:5:11: offload = \"model\" isn't supported by this version: \
-         there is no hardware path yet; use \"auto\" or \"off\""
-    );
-}
-
-#[test]
 fn sockets_and_listeners_are_addresses() {
     assert_eq!(
         fault_below_port("[api]\nsocket = \"flyover.sock\""),

@@ -56,6 +56,18 @@ choices! {
 }
 
 choices! {
+    /// What the model NIC can do.
+    Tier {
+        /// Carry flows alone.
+        Full => "full",
+        /// Mark packets for software.
+        Assist => "assist",
+        /// Nothing.
+        None => "none",
+    }
+}
+
+choices! {
     /// How frames go between a twin and Flyover.
     TwinIo {
         /// vhost-net where there is one, else as a tap.
