@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use control::api::{
-    Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PerDirection, PortStatus, PuntStats,
-    Server, Stats, Status, TupleInfo, WorkerStats, WorkerStatus,
+    DirectionRules, Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PerDirection,
+    PortHardware, PortStatus, PuntStats, Server, Stats, Status, TupleInfo, WorkerStats, WorkerStatus,
 };
 use dataplane::flow::FiveTuple;
 use dataplane::packet::PuntReason;
@@ -60,6 +60,12 @@ impl Handler for Fake {
     }
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation { why: "nobody knows".to_owned(), ..Explanation::default() }
+    }
+    fn hardware(&self) -> Vec<PortHardware> {
+        vec![PortHardware { name: "wan0".to_owned(), tier: "none".to_owned(), ..PortHardware::default() }]
+    }
+    fn rules(&self, _: &FiveTuple) -> Vec<DirectionRules> {
+        Vec::new()
     }
 }
 

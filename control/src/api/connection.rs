@@ -134,6 +134,11 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Vec<u8> {
             Ok(tuple) => ok(handler.explain(&tuple)),
             Err(message) => error(message),
         },
+        Ok(Request::Hardware {}) => ok(handler.hardware()),
+        Ok(Request::Rules { proto, src, dst }) => match tuple(&proto, src, dst) {
+            Ok(tuple) => ok(handler.rules(&tuple)),
+            Err(message) => error(message),
+        },
         Err(message) => error(message),
     }
 }

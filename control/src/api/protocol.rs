@@ -45,6 +45,17 @@ pub enum Request {
         /// Destination of that packet.
         dst: SocketAddr,
     },
+    /// What ports' hardware can do and does: a list of [`super::PortHardware`].
+    Hardware {},
+    /// The rules of one connection: a list of [`super::DirectionRules`], one a direction.
+    Rules {
+        /// As in `explain`.
+        proto: String,
+        /// As in `explain`.
+        src: SocketAddr,
+        /// As in `explain`.
+        dst: SocketAddr,
+    },
 }
 
 fn page() -> usize {

@@ -17,6 +17,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connection::{Connection, Next};
 use super::explanation::Explanation;
+use super::hardware::{DirectionRules, PortHardware};
 use super::protocol::{FlowFilter, FlowPage};
 use super::types::{PortStatus, Stats, Status};
 
@@ -41,6 +42,10 @@ pub trait Handler {
     fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage;
     /// Where the connection with this tuple is, and why.
     fn explain(&self, tuple: &FiveTuple) -> Explanation;
+    /// What ports' hardware can do, and does.
+    fn hardware(&self) -> Vec<PortHardware>;
+    /// The rules of the connection with this tuple, by direction; none if there is no such connection.
+    fn rules(&self, tuple: &FiveTuple) -> Vec<DirectionRules>;
 }
 
 /// Why the socket can't be had.

@@ -61,6 +61,12 @@ impl Handler for Fake {
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation::default()
     }
+    fn hardware(&self) -> Vec<PortHardware> {
+        Vec::new()
+    }
+    fn rules(&self, _: &FiveTuple) -> Vec<DirectionRules> {
+        Vec::new()
+    }
     /// Looks at no more than 1000 connections a call.
     fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage {
         let end = self.flows.min(cursor.saturating_add(1000));

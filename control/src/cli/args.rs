@@ -39,6 +39,8 @@ pub enum Command {
     Flows(FlowsArguments),
     /// Counters by worker, reason and punt thread
     Stats(Output),
+    /// What ports' hardware can do and does, and the rules of a connection
+    Hardware(HardwareArguments),
     /// Where a connection is, since when, and why not further
     Explain(ExplainArguments),
 }
@@ -114,6 +116,32 @@ pub struct Output {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `flyover hardware`
+#[derive(Args, Debug)]
+pub struct HardwareArguments {
+    /// Show the rules of one connection instead, as testpmd takes them: `tcp 192.168.1.10:40000 192.0.2.1:443`
+    #[arg(long, num_args = 3, value_names = ["PROTO", "SRC", "DST"])]
+    pub rules: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl HardwareArguments {
+    /// The connection whose rules are asked for.
+    ///
+    /// # Errors
+    /// What would be right in place of what was given.
+    pub fn connection(&self) -> Option<Result<(String, SocketAddr, SocketAddr), String>> {
+        let [proto, src, dst] = self.rules.as_slice() else { return None };
+        if !matches!(proto.as_str(), "tcp" | "udp") {
+            return Some(Err(format!("{proto}: the protocol must be tcp or udp")));
+        }
+        let ends = endpoint(src).and_then(|from| Ok((from, endpoint(dst)?)));
+        Some(ends.map(|(src, dst)| (proto.clone(), src, dst)))
+    }
 }
 
 /// `flyover explain`

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{
-    Arguments, CheckArguments, Command, DoctorArguments, ExplainArguments, LogLevel, RunArguments, Source,
+    Arguments, CheckArguments, Command, DoctorArguments, ExplainArguments, HardwareArguments, LogLevel,
+    RunArguments, Source,
 };
 use super::findings::{self, Finding, Severity};
-use super::{check, explain, flows, show};
+use super::{check, explain, flows, hardware, show};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
 
@@ -34,6 +35,8 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Client(#[from] ClientError),
+    #[error("{0}")]
+    Usage(String),
     #[error("the gateway can't run: {0}")]
     Run(Box<dyn Error + Send + Sync>),
     #[error("this machine isn't ready to run the gateway:\n{0}")]
@@ -65,6 +68,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
             let request = Request::Explain { proto, src, dst };
             answer(socket, &request, output.json, |out, found| explain::show(out, &found))
         }
+        Command::Hardware(arguments) => hardware_of(&arguments, socket),
         Command::Flows(arguments) => {
             connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))
         }
@@ -80,7 +84,7 @@ fn report(failure: &Failure) -> ExitCode {
         // Whoever reads has seen enough: `flyover flows | head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Failure::Check => return ExitCode::from(1),
-        Failure::Config(_) => 2,
+        Failure::Config(_) | Failure::Usage(_) => 2,
         _ => 1,
     };
     let mut text = failure.to_string();
@@ -190,6 +194,20 @@ fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), 
         Some(failure) => Err(failure),
         None if failed => Err(Failure::Check),
         None => Ok(()),
+    }
+}
+
+fn hardware_of(arguments: &HardwareArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let json = arguments.output.json;
+    match arguments.connection() {
+        None => {
+            answer(socket, &Request::Hardware {}, json, |out, ports: Vec<_>| hardware::ports(out, &ports))
+        }
+        Some(Err(message)) => Err(Failure::Usage(message)),
+        Some(Ok((proto, src, dst))) => {
+            let request = Request::Rules { proto, src, dst };
+            answer(socket, &request, json, |out, rules: Vec<_>| hardware::rules(out, &rules))
+        }
     }
 }
 

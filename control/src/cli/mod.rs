@@ -10,6 +10,7 @@ mod explain;
 mod findings;
 mod flows;
 mod format;
+mod hardware;
 mod show;
 mod table;
 

@@ -94,7 +94,9 @@ impl State {
 
     /// What the kernel can be asked about a direction. `to` is where its packets end.
     fn notes(&self, direction: &DirectionView, to: IpAddr) -> Vec<String> {
-        let mut notes = Vec::new();
+        let flow = Key::from_tuple(&direction.tuple).and_then(|key| self.plane.flow(&key));
+        let mut notes: Vec<String> =
+            flow.and_then(|flow| self.plane.offload.why_not(flow)).into_iter().collect();
         if matches!(direction.why, Why::Unproved | Why::NotForwarded) {
             notes.extend(self.way_out(to));
         }
@@ -134,9 +136,11 @@ impl State {
 
     fn direction_info(&self, direction: &DirectionView, back: &DirectionView) -> DirectionInfo {
         let port = |number: u16| self.port_name(number);
+        let flow = Key::from_tuple(&direction.tuple).and_then(|key| self.plane.flow(&key));
+        let in_nic = flow.is_some_and(|flow| self.plane.offload.has(flow));
         DirectionInfo {
             tuple: TupleInfo::from(&direction.tuple),
-            state: direction.state.to_owned(),
+            state: if in_nic { "hardware".to_owned() } else { direction.state.to_owned() },
             why: direction.why.text().to_owned(),
             since_s: direction.since as f64 / 1000.0,
             packets: direction.counters.packets,

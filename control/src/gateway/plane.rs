@@ -11,6 +11,7 @@ use dataplane::flow::{
 };
 use dataplane::punt::Proof;
 
+use super::offload::Offload;
 use crate::tracker::{DirectionCounters, Forwarding, Plane};
 
 /// Writes the flow table and the tables that its entries refer to.
@@ -23,6 +24,7 @@ pub(super) struct FlowPlane {
     pub(super) adjacency_table: Arc<AdjacencyTable>,
     pub(super) context_table: Arc<ContextTable>,
     pub(super) epoch: Arc<AtomicU32>,
+    pub(super) offload: Offload,
 }
 
 impl FlowPlane {
@@ -47,6 +49,11 @@ impl FlowPlane {
         self.table.lookup(key).map(|slot| self.table.reference(slot))
     }
 
+    /// The other direction.
+    pub(super) fn peer(&self, flow: FlowRef) -> Option<FlowRef> {
+        self.table.peer(self.table.resolve(flow)?).map(|slot| self.table.reference(slot))
+    }
+
     /// The entry, if it was ever set up to forward.
     fn forwarding(&self, flow: FlowRef) -> Option<Entry<'_>> {
         self.entry(flow).filter(|entry| entry.adjacency() != AdjacencyId::NONE)
@@ -65,11 +72,15 @@ impl FlowPlane {
 
 impl Plane for FlowPlane {
     fn insert(&mut self, orig: &Key, reply: &Key, owner: u32) -> Result<[FlowRef; 2], InsertError> {
+        if self.offload.is_haunted(orig) || self.offload.is_haunted(reply) {
+            return Err(InsertError::Full);
+        }
         self.writer.insert_pair(orig, reply, owner)
     }
 
     fn remove(&mut self, flows: [FlowRef; 2]) {
         for flow in flows {
+            self.offload.remove(flow);
             if let Some(entry) = self.entry(flow) {
                 let (context, adjacency) = (entry.context(), entry.adjacency());
                 self.release(context, adjacency);
@@ -91,12 +102,18 @@ impl Plane for FlowPlane {
     }
 
     fn set_state(&mut self, flow: FlowRef, state: EntryState) {
+        if state != EntryState::Software {
+            self.offload.leave(flow);
+        }
         if let Some(entry) = self.entry(flow) {
             entry.set_state(state);
         }
     }
 
     fn transition(&mut self, flow: FlowRef, from: EntryState, to: EntryState) -> bool {
+        if to != EntryState::Software {
+            self.offload.leave(flow);
+        }
         self.entry(flow).is_some_and(|entry| entry.transition(from, to))
     }
 
@@ -121,6 +138,7 @@ impl Plane for FlowPlane {
         let same =
             (old_context, old_adjacency) == (context, adjacency) && entry.flags() & flags::BRIDGED == bridged;
         if !same {
+            self.offload.leave(proof.flow);
             self.writer.set_forwarding(slot, context, adjacency, bridged);
         }
         self.release(old_context, old_adjacency);
@@ -130,6 +148,9 @@ impl Plane for FlowPlane {
     fn set_length(&mut self, flow: FlowRef, length: u16, refuse_longer: bool) {
         let Some(slot) = self.table.resolve(flow) else { return };
         let entry = self.table.entry(slot);
+        if refuse_longer {
+            self.offload.leave(flow);
+        }
         let refuse = if refuse_longer { flags::REFUSE_LONGER } else { 0 };
         let flags = entry.flags() & !flags::REFUSE_LONGER | refuse;
         if flags != entry.flags() {
@@ -143,11 +164,13 @@ impl Plane for FlowPlane {
     }
 
     fn counters(&self, flow: FlowRef) -> DirectionCounters {
-        self.entry(flow).map_or_else(DirectionCounters::default, |entry| DirectionCounters {
+        let Some(entry) = self.entry(flow) else { return DirectionCounters::default() };
+        let software = DirectionCounters {
             packets: entry.packets(),
             bytes: entry.bytes(),
             last_seen: entry.last_seen(),
-        })
+        };
+        self.offload.counters(flow).map_or(software, |hardware| software.with(hardware))
     }
 
     fn key(&self, flow: FlowRef) -> Option<Key> {

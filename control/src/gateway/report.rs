@@ -1,6 +1,6 @@
 //! What the gateway tells about itself.
 
-use dataplane::flow::{Counter, FiveTuple, Snapshot};
+use dataplane::flow::{Counter, FiveTuple, Key, Snapshot};
 use dataplane::packet::DropReason;
 use dataplane::worker::{Stage, StageCosts};
 
@@ -8,10 +8,10 @@ use super::ports::GatewayPort;
 use super::rules;
 use super::state::{State, WorkerView, policy};
 use crate::api::{
-    ByReason, ConntrackCounts, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage, FlowState,
-    FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats,
-    RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters,
-    WorkerStats, WorkerStatus, proto_name,
+    ByReason, ConntrackCounts, DirectionRules, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage,
+    FlowState, FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortHardware, PortStatus,
+    PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo,
+    TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::ruleset::UserFlowtable;
@@ -25,6 +25,7 @@ impl Handler for State {
     fn status(&self) -> Status {
         let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
         let counts = self.tracker.counts();
+        let carried = self.carried();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: self.ready,
@@ -33,12 +34,12 @@ impl Handler for State {
             config_file: self.config_file.as_ref().map(|path| path.display().to_string()),
             epoch: u64::from(self.tracker.epoch()),
             hugepages: self.hugepages,
-            hardware: "none: this version carries flows in software".to_owned(),
+            hardware: self.hardware_words(),
             flows: FlowCounts {
                 candidate: u64::from(counts.candidate),
-                software: u64::from(counts.software),
+                software: u64::from(counts.software).saturating_sub(carried),
                 probing: u64::from(counts.probing),
-                hardware: 0,
+                hardware: carried,
                 closing: u64::from(counts.closing),
                 capacity: u64::from(self.config.flows.capacity),
             },
@@ -95,6 +96,14 @@ impl Handler for State {
 
     fn explain(&self, tuple: &FiveTuple) -> Explanation {
         self.explanation(tuple)
+    }
+
+    fn hardware(&self) -> Vec<PortHardware> {
+        self.hardware_info()
+    }
+
+    fn rules(&self, tuple: &FiveTuple) -> Vec<DirectionRules> {
+        self.rules_of(tuple)
     }
 }
 
@@ -165,7 +174,7 @@ impl State {
     fn packets(&self, counted: &Snapshot) -> PacketCounts {
         PacketCounts {
             fast: counted.fast.packets,
-            hardware: 0,
+            hardware: self.plane.offload.totals().0,
             punted: self.punted().iter().sum(),
             from_kernel: counted.from_kernel.packets,
             dropped: counted.dropped_total() + PUNT_DROPS.iter().map(|r| self.punt.dropped(*r)).sum::<u64>(),
@@ -259,16 +268,16 @@ impl State {
             orig: count(&view.orig.counters),
             reply: count(&view.reply.counters),
         };
+        let state = FlowState::ALL.iter().copied().find(|state| state.name() == view.state);
+        let flow = |tuple: &FiveTuple| Key::from_tuple(tuple).and_then(|key| self.plane.flow(&key));
+        let in_nic = state == Some(FlowState::Software)
+            && flow(&view.orig.tuple).is_some_and(|orig| self.is_carried(orig));
         FlowInfo {
             proto: proto_name(view.orig.tuple.proto),
             orig: tuple(&view.orig.tuple),
             reply: tuple(&view.reply.tuple),
-            state: FlowState::ALL
-                .iter()
-                .copied()
-                .find(|s| s.name() == view.state)
-                .unwrap_or(FlowState::Candidate),
-            why: view.why.text().to_owned(),
+            state: if in_nic { FlowState::Hardware } else { state.unwrap_or(FlowState::Candidate) },
+            why: if in_nic { "the NIC carries it".to_owned() } else { view.why.text().to_owned() },
             packets: pair(|counters| counters.packets),
             bytes: pair(|counters| counters.bytes),
             in_port: ports.and_then(|(ingress, _)| self.port_name(ingress)),

@@ -18,6 +18,7 @@ use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, Wor
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::flowtables::Tagging;
+use super::offload::{self, Offload};
 use super::plane::FlowPlane;
 use super::ports::{self, GatewayPort};
 use super::remake::Remake;
@@ -64,7 +65,9 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
 
     let pool = packet_pool(config, workers)?;
     let mut keepers = Keepers::inherited();
-    let (ports, twins, queues) = ports(config, workers, &pool, &keepers)?;
+    let (ports, twins, mut queues) = ports(config, workers, &pool, &keepers)?;
+    let hardware = offload::prepare(config, &ports, &mut queues)?;
+    let hot = hardware.hot.clone();
 
     let capacity = config.flows.capacity as usize;
     let table_error = |source| GatewayError::Table { capacity, source };
@@ -130,6 +133,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             from_kernel,
             local: Arc::clone(&local),
             flags: Arc::clone(&flags),
+            hot: hot.clone(),
             counters,
             activity,
             stop: Arc::clone(&stop),
@@ -138,6 +142,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     }
 
     let settling = Settling::new(Arc::clone(table.qsbr()), commands, Arc::clone(&bell));
+    let offload = Offload::new(hardware, (&table, &contexts, &adjacencies), clock);
     let plane = FlowPlane {
         table,
         writer,
@@ -146,6 +151,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         adjacency_table: adjacencies,
         context_table: contexts,
         epoch,
+        offload,
     };
     // Last of all: what fails before leaves no twin behind that was not there.
     for port in &ports {

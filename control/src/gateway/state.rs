@@ -107,6 +107,7 @@ impl State {
         let renamed = interfaces != *self.tracker.interfaces() && judgement.keeps_any();
         let other = tagged || flowtables != *self.tracker.flowtables();
         self.tracker.set_interfaces(interfaces);
+        self.plane.offload.set_lengths(flowtables::lengths(&twins, &self.links));
         self.tracker.set_flowtables(flowtables);
         if other || renamed {
             self.tracker.changed(now, Changed::Ruleset, &mut self.plane);
@@ -222,6 +223,7 @@ impl State {
             let Some(port) = self.ports.get_mut(index) else { continue };
             if port.is_going() {
                 self.flags.set_gone(index);
+                self.plane.offload.lost_all(index);
             }
             let event = port.follow_carrier();
             if let Some(change) = port_change(index, event) {

@@ -6,12 +6,26 @@ use dataplane::punt::Proof;
 /// What workers counted for one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionCounters {
-    /// Packets over the fast path.
+    /// Packets past the kernel.
     pub packets: u64,
     /// Bytes of those, L2 included.
     pub bytes: u64,
     /// When the last one flew: milliseconds since the process started, wrapping; 0 if none did.
     pub last_seen: u32,
+}
+
+impl DirectionCounters {
+    /// Together with what went another way.
+    #[must_use]
+    pub const fn with(self, other: &Self) -> Self {
+        let later = other.last_seen.wrapping_sub(self.last_seen).cast_signed() > 0;
+        let last_seen = match (self.last_seen, other.last_seen) {
+            (0, seen) | (seen, 0) => seen,
+            (_, other) if later => other,
+            (own, _) => own,
+        };
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes, last_seen }
+    }
 }
 
 /// How a direction was set up by [`Plane::forward`].

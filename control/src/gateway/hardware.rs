@@ -1,0 +1,91 @@
+//! What the gateway tells of its ports' hardware.
+
+use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
+
+use super::offload::PortRules;
+use super::ports::GatewayPort;
+use super::state::State;
+use crate::api::{DirectionRules, HardwareDirections, PortHardware};
+use crate::config::Offload;
+use crate::tracker::Plane;
+
+impl State {
+    /// Whether NICs carry all of a connection that flies: both of its directions, or the one that has packets.
+    pub(super) fn is_carried(&self, flow: FlowRef) -> bool {
+        let offload = &self.plane.offload;
+        let idle = |flow| self.plane.state(flow) != EntryState::Software;
+        let peer = self.plane.peer(flow);
+        match (offload.has(flow), peer.map(|peer| (offload.has(peer), idle(peer)))) {
+            (true, Some((other, idle))) => other || idle,
+            (true, None) => true,
+            (false, Some((true, _))) => idle(flow),
+            (false, _) => false,
+        }
+    }
+
+    /// Connections that NICs carry.
+    pub(super) fn carried(&self) -> u64 {
+        let offload = &self.plane.offload;
+        // Of two directions that are in, the one with the lower slot counts.
+        let counts = |flow: &FlowRef| {
+            let peer = self.plane.peer(*flow).filter(|peer| offload.has(*peer));
+            self.is_carried(*flow) && peer.is_none_or(|peer| flow.slot.to_bits() < peer.slot.to_bits())
+        };
+        offload.carried().filter(counts).count() as u64
+    }
+
+    /// What ports' hardware does, in words.
+    pub(super) fn hardware_words(&self) -> String {
+        let named = |(port, rules): (&GatewayPort, &PortRules)| {
+            let (name, tier) = (&port.config.name, rules.capabilities.tier.name());
+            match rules.capabilities.why() {
+                "" => format!("{name} {tier}"),
+                why => format!("{name} {tier} ({why})"),
+            }
+        };
+        self.ports.iter().zip(self.plane.offload.ports()).map(named).collect::<Vec<_>>().join(", ")
+    }
+
+    pub(super) fn hardware_info(&self) -> Vec<PortHardware> {
+        let model = self.config.hardware.offload == Offload::Model;
+        let info = |(port, rules): (&GatewayPort, &PortRules)| {
+            let (found, numbers) = (&rules.capabilities, rules.scheduler.numbers());
+            PortHardware {
+                name: port.config.name.clone(),
+                driver: if model { "model".to_owned() } else { port.driver.clone() },
+                tier: found.tier.name().to_owned(),
+                used: rules.carries(),
+                proved: found.proved,
+                ipv6: found.ipv6,
+                vlan: found.tags,
+                ages: found.ages,
+                findings: found.findings.clone(),
+                directions: HardwareDirections {
+                    hardware: numbers.hardware as u64,
+                    waiting: (numbers.waiting + numbers.going_in) as u64,
+                    put_off: numbers.put_off as u64,
+                    leaving: numbers.coming_out as u64,
+                    capacity: numbers.capacity as u64,
+                },
+            }
+        };
+        self.ports.iter().zip(self.plane.offload.ports()).map(info).collect()
+    }
+
+    /// The rules of both directions of a connection, whether they are in a NIC or not.
+    pub(super) fn rules_of(&self, tuple: &FiveTuple) -> Vec<DirectionRules> {
+        let now = self.clock.millis();
+        let Some(view) = self.tracker.find(now, tuple, &self.plane) else { return Vec::new() };
+        let rules = |tuple: &FiveTuple| {
+            let flow = Key::from_tuple(tuple).and_then(|key| self.plane.flow(&key));
+            match flow.map(|flow| self.plane.offload.rules_of(flow)) {
+                Some(Ok((port, rules))) => {
+                    DirectionRules { port: self.port_name(port as u16), rules, why: None }
+                }
+                Some(Err(why)) => DirectionRules { why: Some(why), ..DirectionRules::default() },
+                None => DirectionRules::default(),
+            }
+        };
+        vec![rules(&view.orig.tuple), rules(&view.reply.tuple)]
+    }
+}

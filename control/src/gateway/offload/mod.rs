@@ -1,0 +1,364 @@
+//! Flows in the NIC: which directions have rules, what those have counted, and that none has one that must not.
+//!
+//! Workers tell of directions with many packets, a scheduler for each port says whose rules are to be made and removed,
+//! and the tracker's writes to the flow table say who must leave: a direction whose state, way or length changes has its
+//! rule removed before the change is made.
+
+mod port;
+mod setup;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use dataplane::clock::Clock;
+use dataplane::dpdk::flow_rule::{ErrorKind, FlowError, FlowId};
+use dataplane::flow::{AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags};
+use dataplane::hardware::model::Nic;
+use dataplane::hardware::scheduler::{Order, Whereabouts};
+use dataplane::hardware::{HardwareFlow, Lengths};
+use dataplane::worker::Hot;
+use nix::errno::Errno;
+
+pub(super) use port::PortRules;
+pub(super) use setup::{Hardware, prepare};
+
+use crate::tracker::DirectionCounters;
+
+/// How often a rule's counter is read, in milliseconds; the tracker wants to see packets that are not older than a
+/// second.
+const COUNT_EVERY: u64 = 500;
+/// Counters read in one go.
+const COUNT_BATCH: usize = 1024;
+/// What one end has acknowledged says nothing of what the other may send once so many bytes went past workers: half of
+/// the largest TCP window.
+const ACK_IS_OLD: u64 = 1 << 29;
+
+/// A direction that no NIC may have.
+fn cannot(why: impl Into<String>) -> FlowError {
+    FlowError::new(ErrorKind::Handle, Errno::EOPNOTSUPP, why)
+}
+
+/// Names a direction for the scheduler: its slot and generation.
+pub(super) type Name = (u32, u16);
+
+const fn name(flow: FlowRef) -> Name {
+    (flow.slot.to_bits(), flow.generation)
+}
+
+/// A direction that a NIC has, or has had, something to do with.
+#[derive(Debug)]
+struct Placed {
+    flow: FlowRef,
+    /// Of its ingress.
+    port: usize,
+    key: Key,
+    rule: Option<FlowId>,
+    /// What the rule has counted, and those before it.
+    counted: DirectionCounters,
+    /// What those before it have counted.
+    before: (u64, u64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Offload {
+    table: Arc<FlowTable>,
+    contexts: Arc<ContextTable>,
+    adjacencies: Arc<AdjacencyTable>,
+    clock: Clock,
+    hot: Hot,
+    ports: Vec<PortRules>,
+    /// The longest packet that can come in, and that can leave, by port.
+    lengths: Vec<Lengths>,
+    placed: HashMap<Name, Placed>,
+    /// Tuples of directions that are gone from the table, and whose rules are not.
+    haunted: HashSet<Key>,
+    to_count: VecDeque<(u64, Name)>,
+    /// Of directions that are gone.
+    past: (u64, u64),
+    model: Option<Arc<Nic>>,
+}
+
+impl Offload {
+    pub(super) fn new(
+        hardware: Hardware,
+        tables: (&Arc<FlowTable>, &Arc<ContextTable>, &Arc<AdjacencyTable>),
+        clock: Clock,
+    ) -> Self {
+        let Hardware { ports, hot, model } = hardware;
+        Self {
+            table: Arc::clone(tables.0),
+            contexts: Arc::clone(tables.1),
+            adjacencies: Arc::clone(tables.2),
+            clock,
+            hot,
+            lengths: Vec::new(),
+            ports,
+            placed: HashMap::new(),
+            haunted: HashSet::new(),
+            to_count: VecDeque::new(),
+            past: (0, 0),
+            model,
+        }
+    }
+
+    /// By port, in their order.
+    pub(super) fn ports(&self) -> &[PortRules] {
+        &self.ports
+    }
+
+    /// Replaces what is known of packets' lengths, by port.
+    pub(super) fn set_lengths(&mut self, lengths: Vec<Lengths>) {
+        self.lengths = lengths;
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self) {
+        let now = self.clock.millis();
+        if let Some(model) = &self.model {
+            model.set_time(now);
+        }
+        while let Some(flow) = self.hot.pop() {
+            self.told_of(flow, now);
+        }
+        self.read_counters(now);
+        for port in 0..self.ports.len() {
+            self.obey(port, now);
+        }
+    }
+
+    /// A worker has told of a direction.
+    fn told_of(&mut self, flow: FlowRef, now: u64) {
+        let Some(slot) = self.table.resolve(flow) else { return };
+        let entry = self.table.entry(slot);
+        if entry.state() != EntryState::Software {
+            return;
+        }
+        let port = usize::from(self.contexts.get(entry.context()).port());
+        let Some(rules) = self.ports.get_mut(port).filter(|port| port.carries()) else { return };
+        let placed = self.placed.entry(name(flow)).or_insert_with(|| Placed {
+            flow,
+            port,
+            key: entry.key(),
+            rule: None,
+            counted: DirectionCounters::default(),
+            before: (0, 0),
+        });
+        rules.scheduler.counted(name(flow), entry.packets() + placed.counted.packets, now);
+    }
+
+    /// Carries out what the scheduler of a port wants.
+    fn obey(&mut self, port: usize, now: u64) {
+        let Some(orders) = self.ports.get_mut(port).map(|port| port.scheduler.poll(now)) else { return };
+        for order in orders {
+            match order {
+                Order::Create(name) => self.create(port, name, now),
+                Order::Destroy(name) => self.destroy(port, name, now),
+            }
+        }
+        let freed = self.ports.get_mut(port).map(|port| port.scheduler.freed()).unwrap_or_default();
+        for name in freed {
+            self.is_free(name);
+        }
+    }
+
+    fn create(&mut self, port: usize, name: Name, now: u64) {
+        let outcome = self.rule_for(port, name);
+        let made = outcome.as_ref().ok().copied();
+        if let Some(rules) = self.ports.get_mut(port) {
+            rules.scheduler.created(name, outcome.map(drop), now);
+        }
+        let (Some(rule), Some(placed)) = (made, self.placed.get_mut(&name)) else { return };
+        placed.rule = Some(rule);
+        let flow = placed.flow;
+        self.to_count.push_back((now, name));
+        // A worker may have moved it meanwhile.
+        let stays = |slot| self.table.entry(slot).state() == EntryState::Software;
+        if !self.table.resolve(flow).is_some_and(stays) {
+            self.leave(flow);
+        }
+    }
+
+    /// Makes the rule of a direction.
+    fn rule_for(&self, port: usize, name: Name) -> Result<FlowId, FlowError> {
+        let Some(placed) = self.placed.get(&name) else { return Err(cannot("the direction is gone")) };
+        let stays = |slot| self.table.entry(slot).state() == EntryState::Software;
+        if !self.table.resolve(placed.flow).is_some_and(stays) {
+            return Err(cannot("the direction does not fly"));
+        }
+        let (_, flow) = self.derive(placed.flow)?;
+        let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
+        self.ports
+            .get(port)
+            .map_or_else(|| Err(cannot("there is no such port")), |rules| rules.carry(flow, &ids))
+    }
+
+    /// What a NIC would be told of a direction, and the port that it comes in by.
+    fn derive(&self, flow: FlowRef) -> Result<(usize, HardwareFlow), FlowError> {
+        let entry = self.table.resolve(flow).map(|slot| self.table.entry(slot));
+        let entry = entry.ok_or_else(|| cannot("the direction is gone"))?;
+        if entry.flags() & flags::REFUSE_LONGER != 0 {
+            return Err(cannot("longer packets were seen to come that do not leave in one piece"));
+        }
+        let port = usize::from(self.contexts.get(entry.context()).port());
+        let egress = usize::from(self.adjacencies.get(entry.adjacency()).fields().port());
+        let length =
+            |port: usize| self.lengths.get(port).copied().unwrap_or(Lengths { may_come: 0, may_leave: 0 });
+        let lengths = Lengths {
+            may_come: length(port).may_come,
+            may_leave: length(egress).may_leave.max(entry.proved_length()),
+        };
+        HardwareFlow::derive(entry, &self.contexts, &self.adjacencies, lengths)
+            .map(|flow| (port, flow))
+            .map_err(|unfit| cannot(unfit.to_string()))
+    }
+
+    /// The port that a direction comes in by, and its rules as testpmd takes them, or why there are none.
+    pub(super) fn rules_of(&self, flow: FlowRef) -> Result<(usize, Vec<String>), String> {
+        let (port, flow) = self.derive(flow).map_err(|error| error.to_string())?;
+        let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
+        let rules = self.ports.get(port).ok_or("there is no such port")?;
+        rules.printed(flow, &ids).map(|printed| (port, printed)).map_err(|error| error.to_string())
+    }
+
+    fn destroy(&mut self, port: usize, name: Name, now: u64) {
+        self.read_counter(name, now);
+        let Some(rules) = self.ports.get_mut(port) else { return };
+        let outcome = match self.placed.get(&name).and_then(|placed| placed.rule) {
+            Some(rule) => rules.rules.destroy(rule),
+            None => Ok(()),
+        };
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "a rule could not be removed from the NIC: its packets go on past the rules of nftables");
+        } else if let Some(placed) = self.placed.get_mut(&name) {
+            placed.rule = None;
+            placed.before = (placed.counted.packets, placed.counted.bytes);
+        }
+        rules.scheduler.destroyed(name, outcome, now);
+    }
+
+    /// A direction that was to leave has no rule any more.
+    fn is_free(&mut self, name: Name) {
+        let Some(placed) = self.placed.get(&name) else { return };
+        if self.haunted.remove(&placed.key) {
+            self.forget(name);
+        }
+    }
+
+    fn forget(&mut self, name: Name) {
+        if let Some(placed) = self.placed.remove(&name) {
+            self.past.0 += placed.counted.packets;
+            self.past.1 += placed.counted.bytes;
+        }
+    }
+
+    /// A direction must not be in the NIC from here on. `false`: the NIC did not let go of it.
+    pub(super) fn leave(&mut self, flow: FlowRef) -> bool {
+        let Some(port) = self.placed.get(&name(flow)).map(|placed| placed.port) else { return true };
+        let now = self.clock.millis();
+        let Some(rules) = self.ports.get_mut(port) else { return true };
+        if rules.scheduler.leave(name(flow)) {
+            return true;
+        }
+        self.obey(port, now);
+        self.placed.get(&name(flow)).is_none_or(|placed| placed.rule.is_none())
+    }
+
+    /// The same of one that is taken out of the table.
+    pub(super) fn remove(&mut self, flow: FlowRef) {
+        let free = self.leave(flow);
+        if let Some(placed) = self.placed.get(&name(flow)).filter(|_| !free) {
+            self.haunted.insert(placed.key);
+        } else {
+            self.forget(name(flow));
+        }
+    }
+
+    /// Whether a NIC still has a rule for packets with this tuple that is nobody's.
+    pub(super) fn is_haunted(&self, key: &Key) -> bool {
+        !self.haunted.is_empty() && self.haunted.contains(key)
+    }
+
+    /// Whether the direction has a rule.
+    pub(super) fn has(&self, flow: FlowRef) -> bool {
+        self.placed.get(&name(flow)).is_some_and(|placed| placed.rule.is_some())
+    }
+
+    /// Where the scheduler has it, and why not further.
+    pub(super) fn why_not(&self, flow: FlowRef) -> Option<String> {
+        let placed = self.placed.get(&name(flow))?;
+        match self.ports.get(placed.port)?.scheduler.whereabouts(name(flow)) {
+            Whereabouts::PutOff(_, error) => Some(format!("not in the NIC: {error}")),
+            Whereabouts::ComingOut(Some(error)) => Some(format!("still in the NIC: {error}")),
+            _ => None,
+        }
+    }
+
+    /// What the NIC has counted of a direction.
+    pub(super) fn counters(&self, flow: FlowRef) -> Option<&DirectionCounters> {
+        self.placed.get(&name(flow)).map(|placed| &placed.counted)
+    }
+
+    /// Packets and bytes that NICs have carried, as far as is known.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        self.placed.values().fold(self.past, |(packets, bytes), placed| {
+            (packets + placed.counted.packets, bytes + placed.counted.bytes)
+        })
+    }
+
+    /// Directions with a rule.
+    pub(super) fn carried(&self) -> impl Iterator<Item = FlowRef> {
+        self.placed.values().filter(|placed| placed.rule.is_some()).map(|placed| placed.flow)
+    }
+
+    /// Reads those counters whose time has come.
+    fn read_counters(&mut self, now: u64) {
+        for _ in 0..COUNT_BATCH {
+            let Some((_, name)) = self.to_count.front().copied().filter(|(at, _)| *at + COUNT_EVERY <= now)
+            else {
+                break;
+            };
+            self.to_count.pop_front();
+            if self.read_counter(name, now) {
+                self.to_count.push_back((now, name));
+            }
+        }
+    }
+
+    /// `false`: it has no rule.
+    fn read_counter(&mut self, name: Name, now: u64) -> bool {
+        let Some(placed) = self.placed.get_mut(&name) else { return false };
+        let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return false };
+        let Ok(count) = port.rules.count(rule, false) else { return true };
+        let packets = placed.before.0 + count.packets.unwrap_or(0);
+        if packets > placed.counted.packets {
+            placed.counted.packets = packets;
+            placed.counted.bytes = placed.before.1 + count.bytes.unwrap_or(0);
+            placed.counted.last_seen = (now as u32).max(1);
+        }
+        let Some(slot) = self.table.resolve(placed.flow) else { return true };
+        let entry = self.table.entry(slot);
+        port.scheduler.counted(name, entry.packets() + placed.counted.packets, now);
+        if count.bytes.unwrap_or(0) > ACK_IS_OLD {
+            entry.set_last_ack(0);
+            if let Some(peer) = self.table.peer(slot) {
+                self.table.entry(peer).set_last_ack(0);
+            }
+        }
+        true
+    }
+
+    /// A port has lost all of its rules: its device went away.
+    pub(super) fn lost_all(&mut self, port: usize) {
+        let Some(rules) = self.ports.get_mut(port) else { return };
+        rules.scheduler.lost_all();
+        rules.gone();
+        let freed = rules.scheduler.freed();
+        for placed in self.placed.values_mut().filter(|placed| placed.port == port) {
+            placed.rule = None;
+        }
+        for name in freed {
+            self.is_free(name);
+        }
+    }
+}

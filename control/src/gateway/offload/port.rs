@@ -1,0 +1,100 @@
+//! The rules of one port.
+
+use dataplane::dpdk::flow_rule::{FlowError, FlowId, FlowRules};
+use dataplane::flow::Key;
+use dataplane::hardware::probe::Capabilities;
+use dataplane::hardware::scheduler::{Policy, Scheduler};
+use dataplane::hardware::{Domain, Egress, Fields, Form, HardwareFlow, Tier, Ttl, encode, print};
+
+use super::{Name, cannot};
+
+/// A port's rules, and who may have one.
+#[derive(Debug)]
+pub(in crate::gateway) struct PortRules {
+    /// DPDK's number of the port.
+    pub(in crate::gateway) id: u16,
+    pub(super) rules: FlowRules,
+    pub(in crate::gateway) capabilities: Capabilities,
+    pub(in crate::gateway) scheduler: Scheduler<Name>,
+    /// In which rules are made; none if none are.
+    form: Option<Form>,
+}
+
+impl PortRules {
+    /// A port on which rules are made if they were proved to do what they should.
+    pub(super) fn new(id: u16, rules: FlowRules, mut capabilities: Capabilities, policy: Policy) -> Self {
+        let usable = capabilities.tier == Tier::Full && capabilities.proved;
+        let form = capabilities.form.clone().filter(|form| usable && form.is_guarded());
+        if usable && form.is_none() {
+            let what = "rules can't be grouped behind guards, which is not used yet";
+            capabilities.findings.insert(0, what.to_owned());
+        }
+        let mut port = Self { id, rules, capabilities, scheduler: Scheduler::new(policy), form };
+        if let Some(form) = port.form.clone()
+            && let Err(error) =
+                encode::guards(&form, id).iter().try_for_each(|guard| port.rules.create(guard).map(drop))
+        {
+            port.capabilities.findings.insert(0, format!("guards: {error}"));
+            port.form = None;
+        }
+        port
+    }
+
+    /// Whether flows can go in.
+    pub(in crate::gateway) const fn carries(&self) -> bool {
+        self.form.is_some()
+    }
+
+    /// The device went away, and its rules with it.
+    pub(super) fn gone(&mut self) {
+        if self.form.take().is_some() {
+            self.capabilities.findings.insert(0, "the device is gone".to_owned());
+        }
+    }
+
+    /// Makes the rule of a direction, as `ids` number the gateway's ports for DPDK.
+    pub(super) fn carry(&self, flow: HardwareFlow, ids: &[u16]) -> Result<FlowId, FlowError> {
+        let Some(form) = &self.form else { return Err(cannot("the port carries no flows")) };
+        if matches!(flow.key, Key::V6(_)) && !self.capabilities.ipv6 {
+            return Err(cannot("the port carries no IPv6"));
+        }
+        if !(flow.tags.is_empty() && flow.new_tags.is_empty()) && !self.capabilities.tags {
+            return Err(cannot("the port changes no VLAN tags"));
+        }
+        self.rules.create(&encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
+    }
+
+    /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.
+    pub(super) fn printed(&self, flow: HardwareFlow, ids: &[u16]) -> Result<Vec<String>, FlowError> {
+        let form = self.form.clone().unwrap_or(Form {
+            domain: Domain::Transfer,
+            group: 1,
+            fields: Fields::Modify,
+            egress: Egress::RepresentedPort,
+            integrity: false,
+            queues: vec![0],
+            age_s: None,
+        });
+        let mut rules = encode::guards(&form, self.id);
+        rules.push(encode::carry(&numbered(flow, ids)?, &form, Ttl::Decrement));
+        Ok(rules.iter().map(|rule| print::testpmd(self.id, rule)).collect())
+    }
+}
+
+/// With DPDK's numbers of ports.
+fn numbered(mut flow: HardwareFlow, ids: &[u16]) -> Result<HardwareFlow, FlowError> {
+    let id = |port: u16| ids.get(usize::from(port)).copied().ok_or_else(|| cannot("there is no such port"));
+    (flow.port, flow.egress) = (id(flow.port)?, id(flow.egress)?);
+    Ok(flow)
+}
+
+impl Drop for PortRules {
+    /// No rule stays behind.
+    fn drop(&mut self) {
+        if let Err(error) = self.rules.flush()
+            && self.form.is_some()
+        {
+            tracing::error!(%error, port = self.id, "rules may have stayed in the NIC: reset it, or unbind and bind it");
+        }
+    }
+}

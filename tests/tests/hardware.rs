@@ -1,0 +1,200 @@
+//! Hot flows in the NIC, which is a model here: workers see nothing of them, and they are what they would be without it.
+
+use std::net::{IpAddr, SocketAddrV4};
+use std::time::Duration;
+
+use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
+use lab::rules::HOME_ROUTER;
+use lab::status::Status;
+use lab::tcp::{Pair, Service, Way};
+use lab::topology::SERVER;
+use lab::{Gateway, Lab, LabBuilder, Plane, Result, turn, udp, wait};
+use serde_json::Value;
+
+/// Packets of a connection that are sent while the NIC has it.
+const PINGS: u64 = 300;
+
+fn lab() -> LabBuilder {
+    Lab::builder(Plane::under_test())
+        .rules(HOME_ROUTER)
+        .config("hardware", "offload = \"model\"")
+        .config("hardware", "hot = 20")
+        .config("flows", "revalidate_within = \"1s\"")
+}
+
+/// The connection's state as `flows` shows it.
+fn state(gateway: &Gateway, proto: &str, port: u16) -> Result<String> {
+    Ok(gateway.flow(proto, port)?.map(|flow| flow.state().to_owned()).unwrap_or_default())
+}
+
+/// Sends until the NIC carries the connection.
+fn until_in_hardware(lab: &Lab, proto: &str, port: u16, mut ping: impl FnMut() -> Result<()>) -> Result<()> {
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    wait::until_true(wait::PATIENCE, "the connection to be in the NIC", || {
+        let sent = (0..20).try_for_each(|_| ping());
+        sent.is_ok() && state(gateway, proto, port).is_ok_and(|state| state == "hardware")
+    })
+}
+
+/// Packets by workers, NIC and kernel.
+fn counted(status: &Status) -> Result<[u64; 3]> {
+    Ok([
+        status.counter("packets.fast")?,
+        status.counter("packets.hardware")?,
+        status.counter("packets.punted")?,
+    ])
+}
+
+/// Counters of rules are read twice a second.
+fn settled(gateway: &Gateway) -> Result<[u64; 3]> {
+    std::thread::sleep(Duration::from_millis(1200));
+    counted(&gateway.status()?)
+}
+
+#[test]
+fn workers_see_nothing_of_what_the_nic_carries() -> Result<()> {
+    let _turn = turn::take();
+    // Once in, it stays in for as long as the test lasts.
+    let lab = lab().config("flows", "reprove_every = \"10m\"").build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let before = lab.flyover().map(settled).transpose()?;
+    let mut seen_from = None;
+    for token in 0..PINGS {
+        // Every byte of it comes back, from the address that NAT gave it.
+        let from = pair.ping(token)?;
+        assert_eq!(*seen_from.get_or_insert(from), from);
+    }
+    let (Some(gateway), Some(before)) = (lab.flyover(), before) else { return Ok(()) };
+    let after = settled(gateway)?;
+    let [fast, hardware, punted] = [0, 1, 2].map(|n| after[n] - before[n]);
+    assert_eq!((fast, hardware), (0, 2 * PINGS), "and {punted} punted");
+    assert_eq!(gateway.status()?.counter("flows.hardware")?, 1);
+    // Counted once, wherever it was.
+    let flow = gateway.flow("udp", pair.source_port())?.expect("it is known");
+    assert!(flow.packets() >= 2 * PINGS, "{flow:?}");
+    Ok(())
+}
+
+#[test]
+fn a_transfer_arrives_and_its_end_is_the_kernels() -> Result<()> {
+    for reset in [false, true] {
+        let _turn = turn::take();
+        let lab = lab().build()?;
+        let service = Service::listen(lab.server(), SERVER, 80)?;
+        let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+        let port = pair.source_port();
+        until_in_hardware(&lab, "tcp", port, || pair.ping(1))?;
+        for way in [Way::Up, Way::Down] {
+            let transfer = pair.transfer(way, 20_000_000)?;
+            assert_eq!(transfer.sent, transfer.received);
+        }
+        if let Some(gateway) = lab.flyover() {
+            let [fast, hardware, _] = settled(gateway)?;
+            assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
+        }
+        if reset {
+            pair.reset(Way::Up)?
+        } else {
+            pair.finish()?
+        }
+        let expected = if reset { "CLOSE" } else { "TIME_WAIT" };
+        wait::until_true(wait::PATIENCE, "the end to be seen by the kernel", || {
+            let port = format!("sport={port} ");
+            let listed = lab.gateway().run("conntrack -L -p tcp");
+            listed.is_ok_and(|all| all.lines().any(|line| line.contains(&port) && line.contains(expected)))
+        })?;
+        if let Some(gateway) = lab.flyover() {
+            wait::until_true(wait::PATIENCE, "the rules to go", || {
+                rules(gateway).is_ok_and(|rules| rules == 0)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Directions with a rule, on all ports.
+fn rules(gateway: &Gateway) -> Result<u64> {
+    let told: Value = serde_json::from_str(&gateway.ask(&["hardware", "--json"])?).expect("JSON");
+    let ports = told.as_array().into_iter().flatten();
+    Ok(ports.filter_map(|port| port.pointer("/directions/hardware")?.as_u64()).sum())
+}
+
+#[test]
+fn what_the_ruleset_forbids_leaves_the_nic() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let stream = udp::Stream::start(&pair, Duration::from_millis(5), true)?;
+    lab.gateway().nft("insert rule inet filter forward udp dport 5000 drop")?;
+    let took = until_quiet(std::slice::from_ref(&stream))?;
+    assert!(took <= REVALIDATE_WITHIN + GRACE, "{took:?}");
+    // What is allowed again comes back, into the NIC, too.
+    let list = lab.gateway().run("nft -a list chain inet filter forward")?;
+    let handle =
+        list.split("udp dport 5000 drop # handle ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    lab.gateway()
+        .run(&format!("nft delete rule inet filter forward handle {}", handle.expect("a handle")))?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    wait::until_true(wait::PATIENCE, "the stream to be in the NIC again", || {
+        state(gateway, "udp", pair.source_port()).is_ok_and(|state| state == "hardware")
+    })?;
+    stream.finish();
+    Ok(())
+}
+
+#[test]
+fn flows_prove_themselves_again_from_the_nic() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().config("flows", "reprove_every = \"2s\"").build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let probes = |status: &Status| status.counter("punted_by_reason.probe");
+    let before = probes(&gateway.status()?)?;
+    let stream = udp::Stream::start(&pair, Duration::from_millis(5), true)?;
+    let carried = counted(&gateway.status()?)?[1];
+    wait::until_true(wait::PATIENCE, "proofs, and the NIC to go on in between", || {
+        gateway.status().is_ok_and(|status| {
+            let hardware = counted(&status).map_or(0, |counted| counted[1]);
+            probes(&status).is_ok_and(|now| now >= before + 6) && hardware > carried + 500
+        })
+    })?;
+    let (sent, answered) = stream.finish();
+    assert!(sent - answered <= sent / 50, "{answered} of {sent} were answered");
+    Ok(())
+}
+
+#[test]
+fn rules_can_be_tried_by_hand() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let from = format!("{}:{}", IpAddr::from(lab::topology::CLIENT), pair.source_port());
+    let told = gateway.ask(&["hardware", "--rules", "udp", &from, &format!("{SERVER}:5000")])?;
+    assert!(told.contains("# original direction, in by lan0"), "{told}");
+    assert!(
+        told.contains("flow create ") && told.contains(&format!("src is {}", lab::topology::CLIENT)),
+        "{told}"
+    );
+    let table = gateway.ask(&["hardware"])?;
+    assert!(table.lines().any(|line| line.starts_with("wan0") && line.contains("full")), "{table}");
+    Ok(())
+}
+
+#[test]
+fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().config("hardware.model", "tier = \"none\"").build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    (0..PINGS).try_for_each(|token| pair.ping(token).map(drop))?;
+    assert_eq!(state(gateway, "udp", pair.source_port())?, "software");
+    let told = gateway.ask(&["hardware"])?;
+    assert!(told.lines().any(|line| line.starts_with("wan0") && line.contains("none")), "{told}");
+    Ok(())
+}
