@@ -107,6 +107,15 @@ fn a_shared_queue_sends_on_one_thread() {
     assert_eq!(receive(&mut rx), [&b"one"[..], b"two", b"three"]);
 }
 
+/// So that the other thread ends, too, when an assertion does not hold.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn packets_are_neither_lost_nor_mixed_up_while_rules_change() {
     let bench = Bench::new();
@@ -117,6 +126,7 @@ fn packets_are_neither_lost_nor_mixed_up_while_rules_change() {
     let stop = AtomicBool::new(false);
     let (mut carried, mut not_carried) = (0, 0);
     thread::scope(|scope| {
+        let _end = SetOnDrop(&stop);
         let changes = scope.spawn(|| {
             let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, ports[0]);
             let form = form(Domain::Transfer, 0, Fields::Modify);
