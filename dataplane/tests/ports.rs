@@ -1,6 +1,7 @@
 //! Ports without hardware. DPDK starts once a process, so one test runs all cases in turn.
 
 mod common;
+mod rules;
 
 use std::fs;
 use std::net::UdpSocket;
@@ -53,7 +54,7 @@ fn ports() {
     assert!(matches!(Eal::init(&options), Err(EalError::AlreadyInitialised)));
 
     let pool = Mempool::packets("ports", POOL, 2048, 64, None).expect("a pool");
-    let cases: [Case; 11] = [
+    let cases: [Case; 13] = [
         ("pools", pools),
         ("packets", packets),
         ("bursts", bursts),
@@ -65,6 +66,8 @@ fn ports() {
         ("tap", tap),
         ("tap_refusals", tap_refusals),
         ("duplicate_addresses", duplicate_addresses),
+        ("rules of null", rules::null),
+        ("rules of tap", rules::tap),
     ];
     for (name, case) in cases {
         println!("{name}");
