@@ -1,14 +1,14 @@
 //! Hot flows in the NIC, which is a model here: workers see nothing of them, and they are what they would be without it.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
-use lab::rules::HOME_ROUTER;
+use lab::rules::{HOME_ROUTER, ROUTED};
 use lab::status::Status;
 use lab::tcp::{Pair, Service, Way};
-use lab::topology::SERVER;
-use lab::{Gateway, Lab, LabBuilder, Plane, Result, turn, udp, wait};
+use lab::topology::{SERVER, SERVER6};
+use lab::{Gateway, Lab, LabBuilder, Plane, Result, conntrack, turn, udp, wait};
 use serde_json::Value;
 
 /// Packets of a connection that are sent while the NIC has it.
@@ -94,9 +94,9 @@ fn a_transfer_arrives_and_its_end_is_the_kernels() -> Result<()> {
             assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
         }
         if reset {
-            pair.reset(Way::Up)?
+            pair.reset(Way::Up)?;
         } else {
-            pair.finish()?
+            pair.finish()?;
         }
         let expected = if reset { "CLOSE" } else { "TIME_WAIT" };
         wait::until_true(wait::PATIENCE, "the end to be seen by the kernel", || {
@@ -197,4 +197,66 @@ fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
     let told = gateway.ask(&["hardware"])?;
     assert!(told.lines().any(|line| line.starts_with("wan0") && line.contains("none")), "{told}");
     Ok(())
+}
+
+#[test]
+fn what_could_be_too_long_to_leave_stays_with_workers() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    // Packets of 1500 bytes can come, and are to be fragmented from here on.
+    lab.gateway().run("ip route add 198.51.100.10/32 dev wan0 mtu 1400")?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let from = format!("{}:{}", lab::topology::CLIENT, pair.source_port());
+    let mut told = String::new();
+    wait::until_true(wait::PATIENCE, "the direction to stay with workers", || {
+        let sent = (0..20).try_for_each(|token| pair.ping(token).map(drop));
+        told = gateway.ask(&["explain", "udp", &from, &format!("{SERVER}:5000")]).unwrap_or_default();
+        sent.is_ok() && told.contains("only 1400 are known to leave in one piece")
+    })?;
+    // The other direction has another way.
+    assert_ne!(state(gateway, "udp", pair.source_port())?, "hardware", "{told}");
+    Ok(())
+}
+
+#[test]
+fn an_entry_lives_as_long_as_the_nic_has_packets_of_it() -> Result<()> {
+    let _turn = turn::take();
+    // Were it not refreshed, it would end after these seconds.
+    let lab = lab().config("flows", "reprove_every = \"10m\"").build()?;
+    for setting in ["udp_timeout", "udp_timeout_stream"] {
+        lab.gateway().sysctl(&format!("net.netfilter.nf_conntrack_{setting}"), "5")?;
+    }
+    if let Some(gateway) = lab.flyover() {
+        // The timeouts are read with the configuration.
+        gateway.process()?.signal(nix::sys::signal::Signal::SIGHUP)?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    let before = conntrack::find(lab.gateway(), "udp", pair.source_port())?.expect("an entry");
+    let stream = udp::Stream::start(&pair, Duration::from_millis(5), true)?;
+    std::thread::sleep(Duration::from_secs(12));
+    let (sent, answered) = stream.finish();
+    let after = conntrack::find(lab.gateway(), "udp", pair.source_port())?.expect("it lives");
+    assert_eq!((before.id, sent), (after.id, answered));
+    if let Some(gateway) = lab.flyover() {
+        let [fast, hardware, punted] = settled(gateway)?;
+        assert!(hardware > 10 * (fast + punted), "{fast} by workers, {hardware} by the NIC, {punted} punted");
+    }
+    Ok(())
+}
+
+#[test]
+fn ipv6_goes_into_the_nic_too() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().rules(ROUTED).ipv6().build()?;
+    let service = Service::listen(lab.server(), SERVER6, 80)?;
+    let to = SocketAddr::from((SERVER6, 80));
+    let pair = Pair::open(lab.client(), None, to, &service)?;
+    until_in_hardware(&lab, "tcp", pair.source_port(), || pair.ping(1))?;
+    let transfer = pair.transfer(Way::Up, 10_000_000)?;
+    assert_eq!(transfer.sent, transfer.received);
+    pair.finish()
 }

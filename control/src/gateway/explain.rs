@@ -121,7 +121,7 @@ impl State {
     fn way_out(&self, to: IpAddr) -> Option<String> {
         let found = match egress(to) {
             Err(error) => return Some(format!("no way to {to}: {error}")),
-            Ok(found) => found,
+            Ok(way) => way.ifindex,
         };
         let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
         if twins.iter().any(|twin| flowtables::above(*twin, &self.links).contains(&found)) {

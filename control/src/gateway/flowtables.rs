@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use dataplane::hardware::Lengths;
 use dataplane::punt::{Bell, PriorityTags};
 
+use super::offload::PortLengths;
 use crate::netlink::sysctl::{FLOWTABLE_TCP_TIMEOUT, FLOWTABLE_UDP_TIMEOUT, Sysctl};
 use crate::netlink::watch::Link;
 use crate::ruleset::{Judgement, UserFlowtable};
@@ -77,14 +77,12 @@ pub(super) fn names(twins: &[u32], links: &Links) -> Interfaces {
     Interfaces(twins.iter().map(named).collect())
 }
 
-/// How long packets can be that come in by ports and leave by them, whose twins are given in the order of the ports:
-/// what leaves may leave by the narrowest that is built on the twin.
-pub(super) fn lengths(twins: &[u32], links: &Links) -> Vec<Lengths> {
-    let of = |twin: &u32| {
-        let mtu = |link: &u32| links.get(link).map_or(0, |link| link.mtu);
-        let length = |mtu: u32| u16::try_from(mtu).unwrap_or(u16::MAX);
-        let narrowest = above(*twin, links).iter().map(mtu).min().unwrap_or(0);
-        Lengths { may_come: length(mtu(twin)), may_leave: length(narrowest) }
+/// How long packets of ports can be, whose twins are given in the order of the ports.
+pub(super) fn lengths(twins: &[u32], links: &Links) -> Vec<PortLengths> {
+    let mtu = |link: &u32| links.get(link).map_or(0, |link| link.mtu);
+    let of = |twin: &u32| PortLengths {
+        may_come: u16::try_from(mtu(twin)).unwrap_or(u16::MAX),
+        may_leave_by: above(*twin, links).iter().map(|link| (*link, mtu(link).min(mtu(twin)))).collect(),
     };
     twins.iter().map(of).collect()
 }

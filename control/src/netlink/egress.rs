@@ -1,4 +1,5 @@
-//! Where the kernel would send a packet: for explanations only. What flies goes where the kernel was seen to send it.
+//! Where the kernel would send a packet, and how long it may be. What flies goes where the kernel was seen to send it; what
+//! is asked here is for explanations, and for what a frame does not show.
 
 use std::net::IpAddr;
 
@@ -10,12 +11,21 @@ use super::NetlinkError;
 use super::message::{Attributes, Message, ne32};
 use super::route::{RouteSocket, family};
 
-/// The interface by which a packet to an address leaves, as far as the destination alone decides: rules that look at
-/// sources, marks and interfaces are not followed.
+/// What a route says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The interface by which packets leave.
+    pub ifindex: u32,
+    /// The route's own MTU, if it has one.
+    pub mtu: Option<u32>,
+}
+
+/// The way of a packet to an address, as far as the destination alone decides: rules that look at sources, marks and
+/// interfaces are not followed.
 ///
 /// # Errors
 /// When there is no route (ENETUNREACH and the like), or the socket fails.
-pub fn egress(to: IpAddr) -> Result<u32, NetlinkError> {
+pub fn egress(to: IpAddr) -> Result<Way, NetlinkError> {
     let mut request = RouteMessage::default();
     request.header.address_family = family(to);
     let (address, bits) = match to {
@@ -29,14 +39,26 @@ pub fn egress(to: IpAddr) -> Result<u32, NetlinkError> {
 }
 
 /// `struct rtmsg` and its attributes.
-fn parse(message: &Message<'_>) -> Option<u32> {
+fn parse(message: &Message<'_>) -> Option<Way> {
     const HEADER: usize = 12;
     const OIF: u16 = 4;
+    const METRICS: u16 = 8;
+    const METRIC_MTU: u16 = 2;
     if message.kind != libc::RTM_NEWROUTE {
         return None;
     }
-    let (_, oif) = Attributes(message.payload.get(HEADER..)?).find(|(kind, _)| *kind == OIF)?;
-    ne32(oif)
+    let (mut ifindex, mut mtu) = (None, None);
+    for (kind, value) in Attributes(message.payload.get(HEADER..)?) {
+        match kind {
+            OIF => ifindex = ne32(value),
+            METRICS => {
+                let metric = Attributes(value).find(|(kind, _)| *kind == METRIC_MTU);
+                mtu = metric.and_then(|(_, value)| ne32(value));
+            }
+            _ => {}
+        }
+    }
+    Some(Way { ifindex: ifindex?, mtu })
 }
 
 #[cfg(test)]
@@ -55,7 +77,14 @@ mod tests {
             run("ip address add 2001:db8::1/64 dev v0 nodad");
             let v0 = nix::net::if_::if_nametoindex("v0").expect("v0");
             for to in ["192.0.2.9", "2001:db8::9"] {
-                assert_eq!(egress(to.parse().expect("address")).expect("a route"), v0, "{to}");
+                let way = egress(to.parse().expect("address")).expect("a route");
+                assert_eq!(way, Way { ifindex: v0, mtu: None }, "{to}");
+            }
+            run("ip route add 203.0.113.0/24 via 192.0.2.9 mtu 1400");
+            run("ip -6 route add 2001:db8:7::/64 via 2001:db8::9 mtu lock 1300");
+            for (to, mtu) in [("203.0.113.1", 1400), ("2001:db8:7::1", 1300)] {
+                let way = egress(to.parse().expect("address")).expect("a route");
+                assert_eq!(way, Way { ifindex: v0, mtu: Some(mtu) }, "{to}");
             }
             for to in ["198.51.100.1", "2001:db8:1::1"] {
                 let error = egress(to.parse().expect("address")).expect_err("no route");

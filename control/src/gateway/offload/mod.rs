@@ -8,11 +8,14 @@ mod port;
 mod setup;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::clock::Clock;
 use dataplane::dpdk::flow_rule::{ErrorKind, FlowError, FlowId};
-use dataplane::flow::{AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags};
+use dataplane::flow::{
+    AdjacencyId, AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags,
+};
 use dataplane::hardware::model::Nic;
 use dataplane::hardware::scheduler::{Order, Whereabouts};
 use dataplane::hardware::{HardwareFlow, Lengths};
@@ -22,6 +25,7 @@ use nix::errno::Errno;
 pub(super) use port::PortRules;
 pub(super) use setup::{Hardware, prepare};
 
+use crate::netlink::egress::egress;
 use crate::tracker::DirectionCounters;
 
 /// How often a rule's counter is read, in milliseconds; the tracker wants to see packets that are not older than a
@@ -36,6 +40,22 @@ const ACK_IS_OLD: u64 = 1 << 29;
 /// A direction that no NIC may have.
 fn cannot(why: impl Into<String>) -> FlowError {
     FlowError::new(ErrorKind::Handle, Errno::EOPNOTSUPP, why)
+}
+
+/// How long packets of a port can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PortLengths {
+    /// The longest that can come in.
+    pub(super) may_come: u16,
+    /// The MTU of each interface by which packets leave by this port: the twin, and what is built on it.
+    pub(super) may_leave_by: HashMap<u32, u32>,
+}
+
+/// `net.ipv6.conf.NAME.mtu`.
+fn ipv6_mtu(ifindex: u32) -> Option<u32> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    let path = format!("/proc/sys/net/ipv6/conf/{}/mtu", name.to_str().ok()?);
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Names a direction for the scheduler: its slot and generation.
@@ -68,8 +88,8 @@ pub(super) struct Offload {
     clock: Clock,
     hot: Hot,
     ports: Vec<PortRules>,
-    /// The longest packet that can come in, and that can leave, by port.
-    lengths: Vec<Lengths>,
+    /// How long packets can be, by port.
+    lengths: Vec<PortLengths>,
     placed: HashMap<Name, Placed>,
     /// Tuples of directions that are gone from the table, and whose rules are not.
     haunted: HashSet<Key>,
@@ -108,7 +128,7 @@ impl Offload {
     }
 
     /// Replaces what is known of packets' lengths, by port.
-    pub(super) fn set_lengths(&mut self, lengths: Vec<Lengths>) {
+    pub(super) fn set_lengths(&mut self, lengths: Vec<PortLengths>) {
         self.lengths = lengths;
     }
 
@@ -197,20 +217,39 @@ impl Offload {
     fn derive(&self, flow: FlowRef) -> Result<(usize, HardwareFlow), FlowError> {
         let entry = self.table.resolve(flow).map(|slot| self.table.entry(slot));
         let entry = entry.ok_or_else(|| cannot("the direction is gone"))?;
+        if entry.context() == ContextTable::NONE || entry.adjacency() == AdjacencyId::NONE {
+            return Err(cannot("where it comes in and how it leaves is not proved"));
+        }
         if entry.flags() & flags::REFUSE_LONGER != 0 {
             return Err(cannot("longer packets were seen to come that do not leave in one piece"));
         }
         let port = usize::from(self.contexts.get(entry.context()).port());
-        let egress = usize::from(self.adjacencies.get(entry.adjacency()).fields().port());
-        let length =
-            |port: usize| self.lengths.get(port).copied().unwrap_or(Lengths { may_come: 0, may_leave: 0 });
-        let lengths = Lengths {
-            may_come: length(port).may_come,
-            may_leave: length(egress).may_leave.max(entry.proved_length()),
-        };
+        let out = usize::from(self.adjacencies.get(entry.adjacency()).fields().port());
+        let may_come = self.lengths.get(port).map_or(u16::MAX, |port| port.may_come);
+        // What was seen to leave is enough if nothing longer can come; else the routes have to say.
+        let proved = entry.proved_length();
+        let leaves_as = || self.may_leave(out, &entry.leaves_as());
+        let may_leave = if proved < may_come { proved.max(leaves_as()) } else { proved };
+        let lengths = Lengths { may_come, may_leave };
         HardwareFlow::derive(entry, &self.contexts, &self.adjacencies, lengths)
             .map(|flow| (port, flow))
             .map_err(|unfit| cannot(unfit.to_string()))
+    }
+
+    /// The longest packet that leaves in one piece by a port, to where such a packet goes: 0 if the route to there is
+    /// another, so that something else than the destination decides.
+    fn may_leave(&self, port: usize, packet: &Key) -> u16 {
+        let Some(port) = self.lengths.get(port) else { return 0 };
+        let destination = packet.tuple().dst;
+        let Some(way) = egress(destination).ok() else { return 0 };
+        let Some(mtu) = port.may_leave_by.get(&way.ifindex) else { return 0 };
+        // Routers and sysctls may set another for IPv6.
+        let ipv6 = match destination {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(_) => Some(ipv6_mtu(way.ifindex).unwrap_or(0)),
+        };
+        let least = [Some(*mtu), way.mtu, ipv6].into_iter().flatten().min().unwrap_or(0);
+        u16::try_from(least).unwrap_or(u16::MAX)
     }
 
     /// The port that a direction comes in by, and its rules as testpmd takes them, or why there are none.

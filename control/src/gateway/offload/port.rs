@@ -58,7 +58,8 @@ impl PortRules {
         if matches!(flow.key, Key::V6(_)) && !self.capabilities.ipv6 {
             return Err(cannot("the port carries no IPv6"));
         }
-        if !(flow.tags.is_empty() && flow.new_tags.is_empty()) && !self.capabilities.tags {
+        let tagged = !flow.tags.is_empty() || !flow.new_tags.is_empty();
+        if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
         self.rules.create(&encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
