@@ -1,7 +1,7 @@
 //! Conntrack told to do otherwise: packets that are not tracked, zones, and addresses that stand in several of them.
 
 use std::net::{IpAddr, SocketAddrV4, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::change::{self, GRACE, REVALIDATE_WITHIN, is_udp_to, last_of_the_old_way, udp_pair};
 use lab::raw::{self, Wire};
@@ -310,5 +310,42 @@ fn a_five_tuple_in_two_zones_is_the_kernels() -> Result<()> {
     );
     lab.gateway().run("conntrack -D -p udp -w 2")?;
     lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    Ok(())
+}
+
+/// Timeouts of the ruleset's own: 12 s for UDP that is answered, in place of two minutes.
+const TIMEOUTS: &str = r#"
+table ip timeouts {
+  ct timeout short { protocol udp; l3proto ip; policy = { unreplied : 8, replied : 12 }; }
+  chain prerouting {
+    type filter hook prerouting priority filter;
+    udp dport 5000 ct timeout set "short"
+  }
+}
+"#;
+
+/// An entry that flew ends when it would have ended without.
+#[test]
+fn a_timeout_of_the_rulesets_own_holds() -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(12);
+    /// For the seconds that conntrack counts in, and for a busy machine.
+    const MORE: Duration = Duration::from_secs(8);
+    let lab = Lab::builder(Plane::under_test()).rules(ROUTED).build()?;
+    lab.gateway().nft(TIMEOUTS)?;
+    let pair = udp_pair(&lab, PORT)?;
+    lab.until_flying("udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    // Long enough to be a stream.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(4) {
+        pair.ping(2)?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lab.until_flying("udp", pair.source_port(), || pair.ping(3).map(drop))?;
+    let last = Instant::now();
+    wait::until_true(TIMEOUT + MORE, "the entry to end", || {
+        conntrack::find(lab.gateway(), "udp", pair.source_port()).is_ok_and(|entry| entry.is_none())
+    })?;
+    let took = last.elapsed();
+    assert!(took > TIMEOUT - Duration::from_secs(2), "{took:?}");
     Ok(())
 }

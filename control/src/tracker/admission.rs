@@ -46,8 +46,9 @@ impl Tracker {
         let grown = assured && !std::mem::replace(&mut connection.assured, assured);
         if grown {
             // What a packet has just made of it has the timeout that packets get.
-            let fresh = source == Source::Event && !connection.held;
-            connection.timeout_s = if fresh { entry.timeout_s.unwrap_or(0) } else { 0 };
+            let held = self.connections[index].held;
+            let told = if source == Source::Event { self.told(entry, held) } else { 0 };
+            self.connections[index].timeout_s = told;
         }
         self.alter(index, |connection| connection.replied |= replied);
         let selected = self.connections[index].selected || entry.status.contains(Status::OFFLOAD);
@@ -107,7 +108,7 @@ impl Tracker {
         }
         let answered = entry.status.contains(Status::SEEN_REPLY);
         let timeout_s = match source {
-            Source::Event => entry.timeout_s.unwrap_or(0),
+            Source::Event => self.told(entry, false),
             // It flew, so the kernel may not have seen that it is a stream.
             Source::Dump if held && answered && entry.tcp.is_none() => self.timing.udp_stream_s,
             _ => 0,

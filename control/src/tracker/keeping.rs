@@ -4,7 +4,7 @@ use dataplane::flow::{EntryState, Key, TCP};
 
 use super::timers::{elapsed, flying};
 use super::{Action, Dir, Millis, Plane, Source, Tracker, Why};
-use crate::netlink::conntrack::{ConntrackEntry, TcpFlags, TcpState};
+use crate::netlink::conntrack::{ConntrackEntry, Status, TcpFlags, TcpState};
 
 impl Tracker {
     /// How long ago a packet is just now, in milliseconds: timeouts are as exact as that.
@@ -15,6 +15,8 @@ impl Tracker {
     const MOMENT: u32 = 10;
     /// UDP that is answered is a stream from its third second on (nf_conntrack_proto_udp.c).
     const STREAM_AFTER: u32 = 2_000;
+    /// By then a packet through the kernel makes it one, in milliseconds since it was first seen.
+    pub(super) const STREAM_SEEN: u32 = 2_500;
 
     /// How long there has been no packet of the connection, in milliseconds. One that had to be punted for its own sake
     /// (a fragment, say) does not count: it makes the kernel's entry young by itself.
@@ -53,10 +55,34 @@ impl Tracker {
     /// stream in the air.
     fn timeout_of_last(&self, index: u32, state: Option<TcpState>, age: u32, idle: u32) -> u32 {
         let (connection, usual) = (&self.connections[index], self.timeout_in(index, state));
-        let answered = connection.replied || connection.directions[Dir::Reply as usize].ever_proved;
+        let answered = self.is_answered(index);
         let lasted = age.saturating_sub(idle) > Self::STREAM_AFTER;
         let young = connection.proto != TCP && !connection.assured && usual == self.timing.udp_s;
         if young && answered && lasted { usual.max(self.timing.udp_stream_s) } else { usual }
+    }
+
+    /// The kernel has seen a packet of either direction.
+    pub(super) fn is_answered(&self, index: u32) -> bool {
+        let connection = &self.connections[index];
+        connection.replied || connection.directions[Dir::Reply as usize].ever_proved
+    }
+
+    /// The timeout that an event tells of, if it is what a packet has set, and not the protocol's (0). `held`: it may be
+    /// Flyover's.
+    pub(super) fn told(&self, entry: &ConntrackEntry, held: bool) -> u32 {
+        let usual = match (entry.orig.proto, entry.status.contains(Status::ASSURED)) {
+            (TCP, _) => self.timing.tcp_established_s,
+            (_, true) => self.timing.udp_stream_s,
+            (_, false) => self.timing.udp_s,
+        };
+        let hold = self.timing.hold;
+        match entry.timeout_s {
+            // Whole seconds: the first of them may have begun.
+            Some(told) if told == usual || told + 1 == usual => 0,
+            // Ours.
+            Some(told) if held && told <= hold && told + Self::MOMENT > hold => 0,
+            told => told.unwrap_or(0),
+        }
     }
 
     /// Keeps the kernel's entry alive while packets pass it by.

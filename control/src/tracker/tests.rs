@@ -354,6 +354,29 @@ fn udp_that_becomes_a_stream_in_the_air_has_a_streams_timeout() {
     }
 }
 
+/// What a rule has set (`ct timeout`) is told with the packet that makes the stream one: it must go through the kernel.
+#[test]
+fn udp_shows_the_kernel_a_packet_of_its_third_second() {
+    let mut rig = Rig::new();
+    let entry = ConntrackEntry { timeout_s: Some(29), ..masqueraded(UDP, 7) };
+    let entry = ConntrackEntry { status: Status::SEEN_REPLY | Status::CONFIRMED, ..entry };
+    rig.event(&entry);
+    rig.take_off(&entry);
+    rig.pass(2_400);
+    assert_eq!(rig.state(entry.orig), EntryState::Software);
+    rig.pass(200);
+    assert_eq!([entry.orig, entry.reply].map(|tuple| rig.state(tuple)), [EntryState::Probing; 2]);
+    rig.prove(entry.orig, 60);
+    let status = entry.status | Status::ASSURED;
+    let assured = ConntrackEntry { timeout_s: Some(3_600), status, ..entry };
+    rig.event(&assured);
+    rig.pass(10_000);
+    assert_eq!(rig.state(entry.orig), EntryState::Software, "once is enough");
+    rig.pass(20_500);
+    rig.answer(&assured, 590);
+    assert_eq!(rig.timeouts.last(), Some(&(3_600 - 30)));
+}
+
 /// A gateway that died could not give back what it kept alive; its successor does.
 #[test]
 fn what_an_earlier_process_held_is_given_back() {

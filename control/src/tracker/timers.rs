@@ -1,6 +1,6 @@
 //! What happens with time: proofs are renewed and their deadlines kept, and [`keeping`](super::keeping) gets its turn.
 
-use dataplane::flow::{EntryState, FlowRef};
+use dataplane::flow::{EntryState, FlowRef, UDP};
 
 use super::{Action, Class, Dir, Millis, Plane, TICK, Tracker, Why};
 
@@ -70,7 +70,7 @@ impl Tracker {
         match direction.state {
             EntryState::Holding if Millis::from(age) >= Self::SETTLE => self.lost(now, flow, plane),
             EntryState::Software
-                if age >= self.reprove_after()
+                if age >= self.reprove_after(index, dir)
                     && plane.transition(flow, EntryState::Software, EntryState::Probing) =>
             {
                 self.note(now, index, dir, EntryState::Probing, Why::Reproving);
@@ -113,8 +113,14 @@ impl Tracker {
     }
 
     /// How long after it took off a direction has to prove itself again. It was proved up to [`Self::SETTLE`] before.
-    fn reprove_after(&self) -> u32 {
-        self.timing.reprove_every.saturating_sub(self.probe_for() + Self::SETTLE as u32)
+    fn reprove_after(&self, index: u32, dir: Dir) -> u32 {
+        let usual = self.timing.reprove_every.saturating_sub(self.probe_for() + Self::SETTLE as u32);
+        let connection = &self.connections[index];
+        let direction = &connection.directions[dir as usize];
+        let took_off = direction.since.wrapping_sub(connection.born);
+        // Only a packet that the kernel sees makes UDP a stream: assured, and with a timeout that a rule may have set.
+        let unseen = connection.proto == UDP && !connection.assured && self.is_answered(index);
+        if unseen && took_off < Self::STREAM_SEEN { usual.min(Self::STREAM_SEEN - took_off) } else { usual }
     }
 
     fn idle_after(&self, index: u32) -> u32 {
@@ -133,11 +139,12 @@ impl Tracker {
     pub(super) fn arm_next(&mut self, now: Millis, index: u32, plane: &impl Plane) {
         let connection = &self.connections[index];
         let mut wait = u32::MAX;
-        for direction in &connection.directions {
+        for dir in Dir::BOTH {
+            let direction = &connection.directions[dir as usize];
             let age = elapsed(now, direction.since);
             match direction.state {
                 EntryState::Holding => wait = wait.min((Self::SETTLE as u32).saturating_sub(age)),
-                EntryState::Software => wait = wait.min(self.reprove_after().saturating_sub(age)),
+                EntryState::Software => wait = wait.min(self.reprove_after(index, dir).saturating_sub(age)),
                 EntryState::Probing => wait = wait.min(self.probe_for().saturating_sub(age)),
                 _ => {}
             }
