@@ -84,6 +84,13 @@ impl Capabilities {
         }
     }
 
+    /// Many forms fail for one reason: it is told once.
+    fn note(&mut self, finding: String) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
     /// Why the tier is not full, or what full lacks: the most telling finding.
     pub fn why(&self) -> &str {
         self.findings.first().map_or("", String::as_str)
@@ -147,7 +154,8 @@ impl Probe<'_> {
                     Err(what) => return stuck(what),
                 },
                 Err(Unusable::Stuck(what)) => return stuck(what),
-                Err(why) => found.findings.push(format!("{}: {why}", describe(&form))),
+                Err(why @ Unusable::Refused(_)) => found.note(format!("{}: {why}", place(&form))),
+                Err(why) => found.note(format!("{}, {}: {why}", place(&form), describe(&form))),
             }
         }
         found.proved = true;
@@ -158,7 +166,7 @@ impl Probe<'_> {
                     return found;
                 }
                 Err(Unusable::Stuck(what)) => return stuck(what),
-                Err(why) => found.findings.push(format!("marks: {why}")),
+                Err(why) => found.note(format!("marks: {why}")),
             }
         }
         // What every form met says more than the forms.
@@ -359,12 +367,16 @@ fn common_reason(findings: &[String]) -> Option<String> {
     findings.iter().all(|finding| reason(finding).as_ref() == Some(&first)).then_some(first)
 }
 
-/// A form in words.
+/// Where a form's rules stand, in words.
+fn place(form: &Form) -> &'static str {
+    match form.domain {
+        Domain::Transfer => "rules of the switch (transfer)",
+        Domain::Ingress => "rules of the port (ingress)",
+    }
+}
+
+/// What else a form is, in words.
 fn describe(form: &Form) -> String {
-    let place = match form.domain {
-        Domain::Transfer => "transfer",
-        Domain::Ingress => "ingress",
-    };
     let fields = match form.fields {
         Fields::Set => "set actions",
         Fields::Modify => "modify_field",
@@ -378,5 +390,5 @@ fn describe(form: &Form) -> String {
         (_, true) => "groups, integrity",
         (_, false) => "groups",
     };
-    format!("{place}, {guards}, {fields}, {egress}")
+    format!("{guards}, {fields}, {egress}")
 }

@@ -133,8 +133,8 @@ impl fmt::Display for FlowError {
         match (self.message.is_empty(), self.log.is_empty()) {
             // Drivers without rules have no words but these.
             (false, _) if self.message == self.errno.desc() => f.write_str(&self.message),
-            (false, _) => write!(f, "{} ({})", self.message, self.errno.desc()),
-            (true, false) => write!(f, "{} ({})", self.log.join("; "), self.errno.desc()),
+            (false, _) => write!(f, "{} ({:?})", self.message, self.errno),
+            (true, false) => write!(f, "{} ({:?})", self.log.join("; "), self.errno),
             (true, true) => f.write_str(self.errno.desc()),
         }
     }

@@ -45,7 +45,7 @@ impl FlowRules {
         Self::with(Backend::Driver(PmdFlows::of(port)))
     }
 
-    /// The rules of a stand-in for the driver of this port.
+    /// The rules of a stand-in for the driver of this port. It hears nothing of the port's stop: flush before.
     pub fn of_engine(engine: Arc<dyn FlowEngine>, port: u16) -> Self {
         Self::with(Backend::Engine(engine, port))
     }

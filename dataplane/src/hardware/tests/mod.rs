@@ -1,6 +1,7 @@
 //! Rules, and the model NIC that carries them out, beside what workers do with the same packets.
 
 mod agree;
+mod anything;
 mod carry;
 mod faults;
 mod live;
