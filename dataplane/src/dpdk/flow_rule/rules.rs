@@ -104,6 +104,7 @@ impl FlowRules {
     }
 
     /// Sets up queues for rules, before the port is started. Where that is refused operations end before they return.
+    /// A stop of the port ends the queues, too: they are set up again before the next start.
     pub fn configure(&mut self, queues: &FlowQueues) -> Result<(), FlowError> {
         match &self.backend {
             Backend::Driver(driver) => driver.configure(queues),

@@ -110,6 +110,7 @@ proptest! {
         let Ok(flow) = flow else { return Ok(()) };
         let (nic, rules) = nic();
         install(&rules, &flow, &form, 64);
-        nic.process(IN, &mut packet.clone());
+        let mut packet = packet;
+        nic.process(IN, &mut packet);
     }
 }
