@@ -90,9 +90,14 @@ impl Carrier {
     /// Has a packet fly that was held.
     fn fly_late(&mut self, mut mbuf: Mbuf, outline: &Outline, slot: Slot) {
         let (adjacencies, now) = (self.link.adjacencies.all(), self.now);
+        let hot = (&self.link.hot, || self.link.hot.tell(&self.link.table, slot));
         let ready = match self.link.table.entry(slot) {
-            Entry::V4(Entry4(line)) => egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now),
-            Entry::V6(Entry6(line)) => egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now),
+            Entry::V4(Entry4(line)) => {
+                egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now, hot)
+            }
+            Entry::V6(Entry6(line)) => {
+                egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now, hot)
+            }
         };
         let Some((port, bytes)) = ready else {
             return self.link.counters.dropped(DropReason::NoPort).add(1);

@@ -1,5 +1,6 @@
 //! Making packets what leaves: as the kernel would have sent them.
 
+use super::Hot;
 use crate::dpdk::Mbuf;
 use crate::flow::{Adjacencies, Adjacency, AdjacencyId, EntryView, Line};
 use crate::packet::wire::ETHER_LEN;
@@ -7,7 +8,7 @@ use crate::packet::{Outline, write_l2};
 
 /// Rewrites a packet from its IP header on, without padding, which the kernel trims too, puts the L2 header of its next
 /// hop before it, and counts it; gives the port that it leaves through, and its length. `None` happens to no packet that
-/// was parsed, with an adjacency that was learned.
+/// was parsed, with an adjacency that was learned. `tell` is called when the count is one to be told of.
 #[inline(always)]
 pub(super) fn make_ready<L: Line>(
     adjacencies: Adjacencies<'_>,
@@ -15,6 +16,7 @@ pub(super) fn make_ready<L: Line>(
     mbuf: &mut Mbuf,
     outline: &Outline,
     now: u32,
+    (hot, tell): (&Hot, impl FnOnce()),
 ) -> Option<(u16, u32)> {
     let adjacency = adjacencies.get(adjacency);
     let fields = adjacency.fields();
@@ -37,7 +39,9 @@ pub(super) fn make_ready<L: Line>(
     } else {
         encapsulate(mbuf, outline, (entry, flags), adjacency)?
     };
-    entry.view().count(bytes, now);
+    if hot.is_due(entry.view().count(bytes, now)) {
+        tell();
+    }
     Some((fields.port(), bytes))
 }
 
@@ -49,8 +53,9 @@ pub(super) fn make_unusual_ready<L: Line>(
     mbuf: &mut Mbuf,
     outline: &Outline,
     now: u32,
+    hot: (&Hot, impl FnOnce()),
 ) -> Option<(u16, u32)> {
-    make_ready(adjacencies, (entry, entry.view().egress()), mbuf, outline, now)
+    make_ready(adjacencies, (entry, entry.view().egress()), mbuf, outline, now, hot)
 }
 
 /// Rewrites a packet where one of the two L2 headers is not Ethernet's alone; gives the length of the frame.

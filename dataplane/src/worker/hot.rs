@@ -13,7 +13,7 @@ const WAITING: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Hot {
     /// One less than a power of two. All bits are set in no count, so that nothing is told of.
-    pub(super) mask: u64,
+    mask: u64,
     queue: Arc<ArrayQueue<FlowRef>>,
 }
 
@@ -34,6 +34,12 @@ impl Hot {
     /// A direction that was told of.
     pub fn pop(&self) -> Option<FlowRef> {
         self.queue.pop()
+    }
+
+    /// Whether a direction with so many packets is to be told of.
+    #[inline(always)]
+    pub(super) const fn is_due(&self, packets: u64) -> bool {
+        packets & self.mask == 0
     }
 
     #[cold]

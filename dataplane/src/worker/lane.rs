@@ -12,7 +12,7 @@ use super::egress;
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::{Burst, Following, Mbuf, Sieve};
-use crate::flow::{EntryView, FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
+use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
@@ -295,10 +295,18 @@ impl<L: Line> Lane<L> {
                     }
                 },
             };
+            let tell = || link.hot.tell(&link.table, L::slot(index));
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {
                 Some(adjacency) if ALONE => {
                     decide::saw_ack(&entry.view(), outline, now);
-                    egress::make_ready(adjacencies, (entry, (adjacency, 0)), mbuf, outline, now)
+                    egress::make_ready(
+                        adjacencies,
+                        (entry, (adjacency, 0)),
+                        mbuf,
+                        outline,
+                        now,
+                        (&link.hot, tell),
+                    )
                 }
                 _ => {
                     let headers = Headers { key: L::any_key(*key), outline: *outline };
@@ -311,16 +319,11 @@ impl<L: Line> Lane<L> {
                         }
                         continue;
                     }
-                    egress::make_unusual_ready(adjacencies, entry, mbuf, outline, now)
+                    egress::make_unusual_ready(adjacencies, entry, mbuf, outline, now, (&link.hot, tell))
                 }
             };
             match ready {
-                Some((port, length)) => {
-                    fates.leaves(at, port, length);
-                    if entry.view().packets() & link.hot.mask == 0 {
-                        link.hot.tell(&link.table, L::slot(index));
-                    }
-                }
+                Some((port, length)) => fates.leaves(at, port, length),
                 None => fates.stays(at, Some(L::slot(index)), Verdict::Drop(DropReason::NoPort)),
             }
         }

@@ -133,11 +133,13 @@ impl Totals {
         self.bytes.store(0, RELAXED);
     }
 
-    /// Adds one packet: a plain load and store each.
+    /// Adds one packet: a plain load and store each. Says how many there are.
     #[inline(always)]
-    pub(super) fn count(&self, bytes: u32) {
-        self.packets.store(self.packets.load(RELAXED).wrapping_add(1), RELAXED);
+    pub(super) fn count(&self, bytes: u32) -> u64 {
+        let packets = self.packets.load(RELAXED).wrapping_add(1);
+        self.packets.store(packets, RELAXED);
         self.bytes.store(self.bytes.load(RELAXED).wrapping_add(u64::from(bytes)), RELAXED);
+        packets
     }
 
     pub(super) fn packets(&self) -> u64 {

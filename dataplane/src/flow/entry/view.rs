@@ -90,11 +90,12 @@ pub trait EntryView: Copy {
         self.status().generation()
     }
 
-    /// Counts one packet. Only the worker that carries the direction calls this.
+    /// Counts one packet, and says how many there are. Only the worker that carries the direction calls this.
     #[inline]
-    fn count(&self, bytes: u32, now_ms: u32) {
-        self.totals().count(bytes);
+    fn count(&self, bytes: u32, now_ms: u32) -> u64 {
+        let packets = self.totals().count(bytes);
         self.touch(now_ms);
+        packets
     }
 
     /// Packets counted.
