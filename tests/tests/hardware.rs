@@ -1,7 +1,7 @@
 //! Hot flows in the NIC, which is a model here: workers see nothing of them, and they are what they would be without it.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
 use lab::rules::{HOME_ROUTER, ROUTED};
@@ -57,6 +57,11 @@ fn workers_see_nothing_of_what_the_nic_carries() -> Result<()> {
     // Once in, it stays in for as long as the test lasts.
     let lab = lab().config("flows", "reprove_every = \"10m\"").build()?;
     let pair = udp_pair(&lab, 5000)?;
+    // The kernel is shown a packet of its third second, by which it knows a stream.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        pair.ping(1)?;
+    }
     until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
     let before = lab.flyover().map(settled).transpose()?;
     let mut seen_from = None;
@@ -235,6 +240,7 @@ fn an_entry_lives_as_long_as_the_nic_has_packets_of_it() -> Result<()> {
     }
     let pair = udp_pair(&lab, 5000)?;
     until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
+    pair.ping(1)?;
     let before = conntrack::find(lab.gateway(), "udp", pair.source_port())?.expect("an entry");
     let stream = udp::Stream::start(&pair, Duration::from_millis(5), true)?;
     std::thread::sleep(Duration::from_secs(12));
