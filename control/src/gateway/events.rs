@@ -195,7 +195,7 @@ impl Gateway {
             self.hear_observations();
             let now = self.state.clock.millis();
             self.state.tracker.tick(now, &mut self.state.plane);
-            self.state.plane.offload.tick();
+            self.state.plane.offload.tick(now);
             self.state.shortfall.follow(self.state.tracker.stats().deadline_missed, now);
             if now >= self.carrier_due {
                 self.carrier_due = now + CARRIER_EVERY;

@@ -142,7 +142,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     }
 
     let settling = Settling::new(Arc::clone(table.qsbr()), commands, Arc::clone(&bell));
-    let offload = Offload::new(hardware, (&table, &contexts, &adjacencies), clock);
+    let offload = Offload::new(hardware, (&table, &contexts, &adjacencies));
     let plane = FlowPlane {
         table,
         writer,

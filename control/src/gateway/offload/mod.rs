@@ -11,7 +11,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane::clock::Clock;
 use dataplane::dpdk::flow_rule::{ErrorKind, FlowError, FlowId};
 use dataplane::flow::{
     AdjacencyId, AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags,
@@ -85,7 +84,8 @@ pub(super) struct Offload {
     table: Arc<FlowTable>,
     contexts: Arc<ContextTable>,
     adjacencies: Arc<AdjacencyTable>,
-    clock: Clock,
+    /// Milliseconds since the process started, as of the last tick.
+    now: u64,
     hot: Hot,
     ports: Vec<PortRules>,
     /// How long packets can be, by port.
@@ -103,14 +103,13 @@ impl Offload {
     pub(super) fn new(
         hardware: Hardware,
         tables: (&Arc<FlowTable>, &Arc<ContextTable>, &Arc<AdjacencyTable>),
-        clock: Clock,
     ) -> Self {
         let Hardware { ports, hot, model } = hardware;
         Self {
             table: Arc::clone(tables.0),
             contexts: Arc::clone(tables.1),
             adjacencies: Arc::clone(tables.2),
-            clock,
+            now: 0,
             hot,
             lengths: Vec::new(),
             ports,
@@ -133,8 +132,8 @@ impl Offload {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self) {
-        let now = self.clock.millis();
+    pub(super) fn tick(&mut self, now: u64) {
+        self.now = now;
         if let Some(model) = &self.model {
             model.set_time(now);
         }
@@ -294,7 +293,7 @@ impl Offload {
     /// A direction must not be in the NIC from here on. `false`: the NIC did not let go of it.
     pub(super) fn leave(&mut self, flow: FlowRef) -> bool {
         let Some(port) = self.placed.get(&name(flow)).map(|placed| placed.port) else { return true };
-        let now = self.clock.millis();
+        let now = self.now;
         let Some(rules) = self.ports.get_mut(port) else { return true };
         if rules.scheduler.leave(name(flow)) {
             return true;
@@ -401,3 +400,6 @@ impl Offload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

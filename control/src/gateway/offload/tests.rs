@@ -1,0 +1,364 @@
+//! The flow table's writes, and what becomes of rules by them, before a model NIC with faults.
+
+use std::sync::atomic::AtomicU32;
+
+use dataplane::dpdk::flow_rule::FlowEngine;
+use dataplane::dpdk::flow_rule::FlowRules;
+use dataplane::flow::{FiveTuple, Placement, TableConfig, UDP};
+use dataplane::hardware::model::{Call, Knobs, Latency, Stuck};
+use dataplane::hardware::probe::Probe;
+use dataplane::hardware::scheduler::Policy;
+use dataplane::packet::{Ingress, L2Header};
+use dataplane::punt::Proof;
+use proptest::prelude::*;
+
+use super::*;
+use crate::gateway::plane::FlowPlane;
+use crate::tracker::Plane;
+
+const PORTS: [u16; 2] = [0, 1];
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const HOT: u64 = 1000;
+
+fn tuples(number: u8) -> [Key; 2] {
+    let ip = |text: &str| text.parse().expect("address");
+    let (inside, outside, seen) = (ip("10.0.0.2"), ip("192.0.2.9"), ip("192.0.2.1"));
+    let sport = 4000 + u16::from(number);
+    let orig = FiveTuple { proto: UDP, src: inside, dst: outside, sport, dport: 80 };
+    let reply = FiveTuple { proto: UDP, src: outside, dst: seen, sport: 80, dport: sport };
+    [orig, reply].map(|tuple| Key::from_tuple(&tuple).expect("one family"))
+}
+
+struct Rig {
+    plane: FlowPlane,
+    nic: Arc<Nic>,
+    guards: usize,
+    flows: HashMap<u8, [FlowRef; 2]>,
+    now: u64,
+}
+
+impl Rig {
+    fn new(knobs: Knobs) -> Self {
+        let nic = Nic::new(&PORTS, 1, Knobs::default());
+        let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
+        let port = |id: u16| {
+            let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
+            let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
+            let found = probe.run(&mut &*nic);
+            PortRules::new(id, rules, found, policy)
+        };
+        let hardware =
+            Hardware { ports: PORTS.map(port).into(), hot: Hot::default(), model: Some(Arc::clone(&nic)) };
+        let placement = Placement::default();
+        let (table, writer) = FlowTable::create(TableConfig::new(64)).expect("memory");
+        let (adjacency_table, adjacencies) =
+            AdjacencyTable::create(64, table.qsbr(), placement).expect("memory");
+        let (context_table, contexts) = ContextTable::create(table.qsbr(), placement).expect("memory");
+        let mut offload = Offload::new(hardware, (&table, &context_table, &adjacency_table));
+        let lengths = PortLengths { may_come: 1500, may_leave_by: HashMap::new() };
+        offload.set_lengths(vec![lengths.clone(), lengths]);
+        let guards = nic.rules();
+        nic.set(|now| *now = knobs);
+        let epoch = Arc::new(AtomicU32::new(1));
+        let plane = FlowPlane {
+            table,
+            writer,
+            adjacencies,
+            contexts,
+            adjacency_table,
+            context_table,
+            epoch,
+            offload,
+        };
+        Self { plane, nic, guards, flows: HashMap::new(), now: 1 }
+    }
+
+    fn insert(&mut self, number: u8) -> bool {
+        let [orig, reply] = tuples(number);
+        match self.plane.insert(&orig, &reply, number.into()) {
+            Ok(flows) => self.flows.insert(number, flows).is_none(),
+            Err(_) => false,
+        }
+    }
+
+    fn remove(&mut self, number: u8) {
+        if let Some(flows) = self.flows.remove(&number) {
+            self.plane.remove(flows);
+        }
+    }
+
+    /// The kernel has forwarded the longest packet that can come.
+    fn prove(&mut self, number: u8, dir: usize) {
+        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
+        let mut frame = [0_u8; 60];
+        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        let port = dir as u16;
+        let proof = Proof {
+            flow,
+            ingress: Ingress::untagged(port, GATEWAY),
+            egress_port: 1 - port,
+            l2: L2Header::learn(&frame).expect("an IPv4 frame"),
+            l3_len: 1500,
+            overtook: 0,
+            decrements_ttl: true,
+            epoch: 1,
+        };
+        self.plane.forward(&proof);
+        self.plane.set_length(flow, 1500, false);
+        self.plane.set_state(flow, EntryState::Software);
+    }
+
+    /// Workers carry so many packets that the direction is hot, and tell of it.
+    fn heat(&mut self, number: u8, dir: usize) {
+        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
+        for _ in 0..2 {
+            if let Some(slot) = self.plane.table.resolve(flow) {
+                for _ in 0..HOT {
+                    self.plane.table.entry(slot).count(100, self.now as u32);
+                }
+            }
+            self.plane.offload.told_of(flow, self.now);
+            self.pass(200);
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += millis;
+        self.plane.offload.tick(self.now);
+        self.plane.reclaim();
+    }
+
+    fn rules(&self) -> usize {
+        self.nic.rules() - self.guards
+    }
+
+    fn flies(&self, flow: FlowRef) -> bool {
+        self.plane.table.resolve(flow).is_some() && self.plane.state(flow) == EntryState::Software
+    }
+
+    /// Rules that the NIC has are known, and those of directions that do not fly are on their way out.
+    fn check(&self) {
+        let offload = &self.plane.offload;
+        let with_rule = offload.placed.values().filter(|placed| placed.rule.is_some());
+        assert_eq!(with_rule.clone().count(), self.rules(), "{:?}", offload.placed);
+        for placed in with_rule {
+            let leaving = matches!(
+                offload.ports[placed.port].scheduler.whereabouts(name(placed.flow)),
+                Whereabouts::ComingOut(Some(_))
+            );
+            assert!(self.flies(placed.flow) || leaving, "{placed:?}");
+        }
+    }
+}
+
+#[test]
+fn a_hot_direction_goes_in_and_leaves_before_it_changes() {
+    let changes: [fn(&mut Rig, FlowRef); 5] = [
+        |rig, flow| assert!(rig.plane.transition(flow, EntryState::Software, EntryState::Probing)),
+        |rig, flow| rig.plane.set_state(flow, EntryState::Candidate),
+        |rig, flow| rig.plane.set_state(flow, EntryState::Closing),
+        |rig, flow| rig.plane.set_length(flow, 1500, true),
+        |rig, _| rig.remove(1),
+    ];
+    for change in changes {
+        let mut rig = Rig::new(Knobs::default());
+        assert!(rig.insert(1));
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        let flow = rig.flows[&1][0];
+        assert!(rig.plane.offload.has(flow) && rig.rules() == 1);
+        change(&mut rig, flow);
+        assert!(!rig.plane.offload.has(flow) && rig.rules() == 0);
+        rig.check();
+    }
+}
+
+#[test]
+fn only_what_flies_and_fits_goes_in() {
+    let mut rig = Rig::new(Knobs::default());
+    rig.insert(1);
+    rig.heat(1, 0);
+    assert_eq!(rig.rules(), 0, "not proved");
+    rig.prove(1, 0);
+    let flow = rig.flows[&1][0];
+    // Longer packets can come than are known to leave, and there is no route to ask for.
+    rig.plane.set_length(flow, 1499, false);
+    rig.heat(1, 0);
+    assert_eq!(rig.rules(), 0);
+    let why = rig.plane.offload.why_not(flow).expect("put off");
+    assert!(why.contains("packets of up to 1500 bytes can come in, and only 1499"), "{why}");
+    rig.plane.set_length(flow, 1500, false);
+    rig.pass(1_000);
+    rig.heat(1, 0);
+    assert_eq!(rig.rules(), 1);
+}
+
+#[test]
+fn what_the_nic_counts_is_the_connections() {
+    let mut rig = Rig::new(Knobs::default());
+    rig.insert(1);
+    rig.prove(1, 0);
+    rig.heat(1, 0);
+    let (flow, before) = (rig.flows[&1][0], rig.plane.counters(rig.flows[&1][0]).packets);
+    let frame = frame_of(1);
+    for _ in 0..7 {
+        assert_eq!(rig.nic.process(0, &mut frame.clone()), dataplane::hardware::model::Outcome::Sent(1));
+    }
+    rig.pass(COUNT_EVERY);
+    let counters = rig.plane.counters(flow);
+    assert_eq!((counters.packets, counters.last_seen), (before + 7, rig.now as u32));
+    // Neither is lost when the rule goes and comes again.
+    rig.plane.set_state(flow, EntryState::Candidate);
+    rig.prove(1, 0);
+    rig.heat(1, 0);
+    assert!(rig.plane.offload.has(flow));
+    let before = rig.plane.counters(flow).packets;
+    rig.nic.process(0, &mut frame.clone());
+    rig.pass(COUNT_EVERY);
+    assert_eq!(rig.plane.counters(flow).packets, before + 1);
+    rig.remove(1);
+    assert_eq!(rig.plane.offload.totals().0, 8);
+}
+
+#[test]
+fn a_tuple_is_nobodys_until_its_rule_is_gone() {
+    let mut rig = Rig::new(Knobs::default());
+    rig.insert(1);
+    rig.prove(1, 0);
+    rig.heat(1, 0);
+    rig.nic.set(|knobs| knobs.stuck = Stuck::Refuses);
+    rig.remove(1);
+    assert_eq!(rig.rules(), 1);
+    assert!(!rig.insert(1), "its packets would go where those of the former connection went");
+    assert!(rig.insert(2));
+    rig.nic.set(|knobs| knobs.stuck = Stuck::No);
+    rig.pass(1_000);
+    assert_eq!(rig.rules(), 0);
+    assert!(rig.insert(1));
+}
+
+#[test]
+fn no_rule_stays_behind() {
+    let mut rig = Rig::new(Knobs::default());
+    rig.insert(1);
+    rig.prove(1, 0);
+    rig.heat(1, 0);
+    let nic = Arc::clone(&rig.nic);
+    assert!(nic.rules() > 0);
+    drop(rig);
+    assert_eq!(nic.rules(), 0, "guards included");
+}
+
+/// A packet of the original direction.
+fn frame_of(number: u8) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 28];
+    frame[..6].copy_from_slice(&GATEWAY);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let ip = &mut frame[14..];
+    ip[..4].copy_from_slice(&[0x45, 0, 0, 28]);
+    ip[8..10].copy_from_slice(&[64, 17]);
+    ip[12..20].copy_from_slice(&[10, 0, 0, 2, 192, 0, 2, 9]);
+    let sum =
+        ip[..20].chunks(2).fold(0_u32, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ip[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    ip[20..22].copy_from_slice(&(4000 + u16::from(number)).to_be_bytes());
+    ip[22..26].copy_from_slice(&[0, 80, 0, 8]);
+    frame
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Insert(u8),
+    Remove(u8),
+    Prove(u8, usize),
+    Heat(u8, usize),
+    State(u8, usize, EntryState),
+    Pass(u64),
+    Fault(Fault),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    Stuck,
+    Full(usize),
+    Refuses(Call),
+    Slow(u64),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let flow = || 0..4_u8;
+    let state = prop_oneof![
+        Just(EntryState::Candidate),
+        Just(EntryState::Holding),
+        Just(EntryState::Probing),
+        Just(EntryState::Closing)
+    ];
+    let fault = prop_oneof![
+        Just(Fault::None),
+        Just(Fault::Stuck),
+        (0..4_usize).prop_map(Fault::Full),
+        Just(Fault::Refuses(Call::Create)),
+        Just(Fault::Refuses(Call::Destroy)),
+        Just(Fault::Refuses(Call::Query)),
+        (0..2_000_u64).prop_map(Fault::Slow),
+    ];
+    let event = prop_oneof![
+        3 => flow().prop_map(Event::Insert),
+        1 => flow().prop_map(Event::Remove),
+        4 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Prove(flow, dir)),
+        6 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Heat(flow, dir)),
+        3 => (flow(), 0..2_usize, state).prop_map(|(flow, dir, state)| Event::State(flow, dir, state)),
+        2 => (0..3_000_u64).prop_map(Event::Pass),
+        2 => fault.prop_map(Event::Fault),
+    ];
+    proptest::collection::vec(event, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_rule_is_without_its_flow(events in events()) {
+        let mut rig = Rig::new(Knobs::default());
+        let guards = rig.guards;
+        for event in events {
+            match event {
+                Event::Insert(number) => {
+                    rig.insert(number);
+                }
+                Event::Remove(number) => rig.remove(number),
+                Event::Prove(number, dir) => rig.prove(number, dir),
+                Event::Heat(number, dir) => rig.heat(number, dir),
+                Event::State(number, dir, state) => {
+                    if let Some(flow) = rig.flows.get(&number).map(|flows| flows[dir]) {
+                        rig.plane.set_state(flow, state);
+                    }
+                }
+                Event::Pass(millis) => rig.pass(millis),
+                Event::Fault(fault) => rig.nic.set(|knobs| {
+                    *knobs = Knobs::default();
+                    match fault {
+                        Fault::None => {}
+                        Fault::Stuck => knobs.stuck = Stuck::Refuses,
+                        Fault::Full(room) => knobs.capacity = guards + room,
+                        Fault::Refuses(call) => knobs.refusals = vec![(call, Errno::EIO)],
+                        Fault::Slow(millis) => knobs.latency = Latency { millis, packets: 0 },
+                    }
+                }),
+            }
+            rig.check();
+        }
+        // When the faults are over, what does not fly has no rule, and every tuple can be used.
+        rig.nic.set(|knobs| *knobs = Knobs::default());
+        for _ in 0..30 {
+            rig.pass(1_000);
+        }
+        rig.check();
+        let stays = |placed: &Placed| placed.rule.is_none() || rig.flies(placed.flow);
+        prop_assert!(rig.plane.offload.placed.values().all(stays));
+        prop_assert!(rig.plane.offload.haunted.is_empty());
+    }
+}
