@@ -194,7 +194,9 @@ impl File {
 fn help_and_version_are_answers() {
     let help = flyover(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in ["run", "check", "status", "ports", "flows", "stats", "explain", "--socket"] {
+    for command in
+        ["run", "check", "doctor", "status", "ports", "flows", "stats", "hardware", "explain", "--socket"]
+    {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
     }
     let run = flyover(&["run", "--help"]);
@@ -310,6 +312,10 @@ fn json_is_what_the_gateway_says() {
     assert_eq!(gateway.json(&["ports"])[0]["name"], "wan0");
     assert_eq!(gateway.json(&["explain", "udp", "192.0.2.1:1", "192.0.2.2:2"])["why"], "nobody knows");
     assert_eq!(gateway.json(&["stats"])["workers"][0]["polls"], 77);
+    assert_eq!(gateway.json(&["hardware"])[0]["tier"], "none");
+    let ends = ["192.0.2.1:1", "192.0.2.2:2"];
+    let rules = |proto| [["hardware", "--rules", proto].as_slice(), ends.as_slice()].concat();
+    assert_eq!(gateway.json(&rules("udp")), Value::Array(Vec::new()));
     let count = |arguments: &[&str]| gateway.json(arguments).as_array().expect("a list").len();
     assert_eq!(count(&["flows"]), 600);
     assert_eq!(count(&["flows", "--limit", "300"]), 300);

@@ -3,14 +3,20 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use dataplane::packet::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
+use lab::carries::same_bytes;
 use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
+use lab::leg::{Laid, Leg};
 use lab::rules::{HOME_ROUTER, ROUTED};
 use lab::status::Status;
 use lab::tcp::{Pair, Service, Way};
-use lab::topology::{SERVER, SERVER6};
+use lab::topology::{CLIENT, GATEWAY_LAN, SERVER, SERVER6};
+use lab::wrapping::Wrapping;
 use lab::{Gateway, Lab, LabBuilder, Plane, Result, conntrack, turn, udp, wait};
 use serde_json::Value;
 
+/// Bytes of a datagram that fills a packet of 1500 bytes.
+const LONGEST: usize = 1500 - 20 - 8;
 /// Packets of a connection that are sent while the NIC has it.
 const PINGS: u64 = 300;
 
@@ -33,6 +39,13 @@ fn until_in_hardware(lab: &Lab, proto: &str, port: u16, mut ping: impl FnMut() -
     wait::until_true(wait::PATIENCE, "the connection to be in the NIC", || {
         let sent = (0..20).try_for_each(|_| ping());
         sent.is_ok() && state(gateway, proto, port).is_ok_and(|state| state == "hardware")
+    })
+    .inspect_err(|_| {
+        let tuple = |flow: lab::status::Flow| flow.original();
+        if let Ok(Some(ends)) = gateway.flow(proto, port).map(|flow| flow.and_then(tuple)) {
+            let (from, to) = (ends.source.to_string(), ends.destination.to_string());
+            println!("{}", gateway.ask(&["explain", proto, &from, &to]).unwrap_or_default());
+        }
     })
 }
 
@@ -178,13 +191,10 @@ fn rules_can_be_tried_by_hand() -> Result<()> {
     let Some(gateway) = lab.flyover() else { return Ok(()) };
     let pair = udp_pair(&lab, 5000)?;
     until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
-    let from = format!("{}:{}", IpAddr::from(lab::topology::CLIENT), pair.source_port());
+    let from = format!("{}:{}", IpAddr::from(CLIENT), pair.source_port());
     let told = gateway.ask(&["hardware", "--rules", "udp", &from, &format!("{SERVER}:5000")])?;
     assert!(told.contains("# original direction, in by lan0"), "{told}");
-    assert!(
-        told.contains("flow create ") && told.contains(&format!("src is {}", lab::topology::CLIENT)),
-        "{told}"
-    );
+    assert!(told.contains("flow create ") && told.contains(&format!("src is {}", CLIENT)), "{told}");
     let table = gateway.ask(&["hardware"])?;
     assert!(table.lines().any(|line| line.starts_with("wan0") && line.contains("full")), "{table}");
     Ok(())
@@ -213,7 +223,7 @@ fn what_could_be_too_long_to_leave_stays_with_workers() -> Result<()> {
     // Packets of 1500 bytes can come, and are to be fragmented from here on.
     lab.gateway().run("ip route add 198.51.100.10/32 dev wan0 mtu 1400")?;
     let Some(gateway) = lab.flyover() else { return Ok(()) };
-    let from = format!("{}:{}", lab::topology::CLIENT, pair.source_port());
+    let from = format!("{}:{}", CLIENT, pair.source_port());
     let mut told = String::new();
     wait::until_true(wait::PATIENCE, "the direction to stay with workers", || {
         let sent = (0..20).try_for_each(|token| pair.ping(token).map(drop));
@@ -265,4 +275,28 @@ fn ipv6_goes_into_the_nic_too() -> Result<()> {
     let transfer = pair.transfer(Way::Up, 10_000_000)?;
     assert_eq!(transfer.sent, transfer.received);
     pair.finish()
+}
+
+#[test]
+fn the_nic_takes_tags_off_and_puts_them_on() -> Result<()> {
+    const VLAN: Wrapping = Wrapping { tags: &[(ETHER_VLAN, 10)], pppoe: None };
+    const QINQ: Wrapping = Wrapping { tags: &[(ETHER_SERVICE_VLAN, 200), (ETHER_VLAN, 300)], pppoe: None };
+    for wrapping in [VLAN, QINQ] {
+        let _turn = turn::take();
+        let lab = lab().rules(ROUTED).build()?;
+        let inside =
+            Laid { twin: "lan0", name: "inside", gateway: GATEWAY_LAN, address: CLIENT, wrapping, mtu: 1500 };
+        let mut server = Leg::plain(&lab, "wan0", SERVER)?;
+        let client = Leg::wrapped(&lab, &inside)?;
+        let pair = same_bytes(&lab, &client, &mut server)?;
+        // No route says how long packets may be by an interface that is not built on the twin as far as the kernel knows: the
+        // longest that can come are seen to leave.
+        until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping_of(1, LONGEST).map(drop))?;
+        let Some(gateway) = lab.flyover() else { continue };
+        let before = settled(gateway)?;
+        (0..PINGS).try_for_each(|token| pair.ping(token).map(drop))?;
+        let after = settled(gateway)?;
+        assert!(after[1] - before[1] >= PINGS, "{before:?} {after:?}");
+    }
+    Ok(())
 }

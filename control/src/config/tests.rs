@@ -51,7 +51,11 @@ accelerate = "marked"
 accept_loss = ["limit", "quota"]
 mark = "0x10000/0x10000"
 [hardware]
-offload = "auto"
+offload = "model"
+hot = 50
+[hardware.model]
+tier = "assist"
+capacity = 16
 [api]
 socket = "/run/flyover.sock"
 [metrics]
@@ -70,6 +74,8 @@ listen = "127.0.0.1:9477"
     );
     assert_eq!(config.policy.accelerate, Accelerate::Marked);
     assert_eq!(config.policy.accept_loss, [Construct::Limit, Construct::Quota]);
+    let model = ModelConfig { tier: Tier::Assist, capacity: 16 };
+    assert_eq!(config.hardware, HardwareConfig { offload: Offload::Model, hot: 50, model });
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
     assert_eq!(config.notices.len(), 1, "{:?}", config.notices);
 }
@@ -90,7 +96,9 @@ fn what_is_left_out_has_the_contracts_defaults() {
     );
     let mark = Mark { value: 0x10000, mask: 0x10000 };
     assert_eq!(config.policy, PolicyConfig { accelerate: Accelerate::Auto, accept_loss: vec![], mark });
-    assert_eq!((config.hardware.offload, config.metrics.listen), (Offload::Auto, None));
+    let model = ModelConfig { tier: Tier::Full, capacity: 1 << 20 };
+    assert_eq!(config.hardware, HardwareConfig { offload: Offload::Auto, hot: 1000, model });
+    assert_eq!(config.metrics.listen, None);
     assert_eq!(config.api.socket, Path::new("/run/flyover.sock"));
     assert!(config.notices.is_empty());
 }
@@ -291,6 +299,14 @@ fn choices_are_listed() {
     assert_eq!(
         fault_below_port("[hardware]\noffload = \"yes\""),
         "gw.toml:5:11: offload = \"yes\": it must be one of \"auto\", \"off\", \"model\""
+    );
+    assert_eq!(
+        fault_below_port("[hardware]\nhot = 0"),
+        "gw.toml:5:7: hot = 0: it must be from 1 to 1000000000"
+    );
+    assert_eq!(
+        fault_below_port("[hardware.model]\ntier = \"half\""),
+        "gw.toml:5:8: tier = \"half\": it must be one of \"full\", \"assist\", \"none\""
     );
     assert_eq!(
         fault_below_port("[policy]\naccept_loss = [\"limit\", \"quotas\"]"),

@@ -75,3 +75,18 @@ pub trait Plane {
     /// Stamps all packets that are given to the kernel from now on.
     fn set_epoch(&mut self, epoch: u32);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_add_up_and_the_later_time_counts() {
+        let counters = |packets, last_seen| DirectionCounters { packets, bytes: 10 * packets, last_seen };
+        assert_eq!(counters(3, 50).with(&counters(4, 70)), counters(7, 70));
+        assert_eq!(counters(3, 70).with(&counters(4, 50)), counters(7, 70));
+        assert_eq!(counters(0, 0).with(&counters(4, u32::MAX)), counters(4, u32::MAX), "0: never");
+        assert_eq!(counters(3, u32::MAX).with(&counters(4, 5)), counters(7, 5), "wrapped");
+        assert_eq!(counters(3, 9).with(&counters(0, 0)), counters(3, 9));
+    }
+}
