@@ -194,7 +194,7 @@ fn rules_can_be_tried_by_hand() -> Result<()> {
     let from = format!("{}:{}", IpAddr::from(CLIENT), pair.source_port());
     let told = gateway.ask(&["hardware", "--rules", "udp", &from, &format!("{SERVER}:5000")])?;
     assert!(told.contains("# original direction, in by lan0"), "{told}");
-    assert!(told.contains("flow create ") && told.contains(&format!("src is {}", CLIENT)), "{told}");
+    assert!(told.contains("flow create ") && told.contains(&format!("src is {CLIENT}")), "{told}");
     let table = gateway.ask(&["hardware"])?;
     assert!(table.lines().any(|line| line.starts_with("wan0") && line.contains("full")), "{table}");
     Ok(())
@@ -223,7 +223,7 @@ fn what_could_be_too_long_to_leave_stays_with_workers() -> Result<()> {
     // Packets of 1500 bytes can come, and are to be fragmented from here on.
     lab.gateway().run("ip route add 198.51.100.10/32 dev wan0 mtu 1400")?;
     let Some(gateway) = lab.flyover() else { return Ok(()) };
-    let from = format!("{}:{}", CLIENT, pair.source_port());
+    let from = format!("{CLIENT}:{}", pair.source_port());
     let mut told = String::new();
     wait::until_true(wait::PATIENCE, "the direction to stay with workers", || {
         let sent = (0..20).try_for_each(|token| pair.ping(token).map(drop));

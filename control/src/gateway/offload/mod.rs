@@ -263,7 +263,7 @@ impl Offload {
         self.read_counter(name, now);
         let Some(rules) = self.ports.get_mut(port) else { return };
         let outcome = match self.placed.get(&name).and_then(|placed| placed.rule) {
-            Some(rule) => rules.rules.destroy(rule),
+            Some(rule) => rules.rules().and_then(|rules| rules.destroy(rule)),
             None => Ok(()),
         };
         if let Err(error) = &outcome {
@@ -367,7 +367,7 @@ impl Offload {
     fn read_counter(&mut self, name: Name, now: u64) -> bool {
         let Some(placed) = self.placed.get_mut(&name) else { return false };
         let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return false };
-        let Ok(count) = port.rules.count(rule, false) else { return true };
+        let Ok(count) = port.rules().and_then(|rules| rules.count(rule, false)) else { return true };
         let packets = placed.before.0 + count.packets.unwrap_or(0);
         if packets > placed.counted.packets {
             placed.counted.packets = packets;

@@ -13,7 +13,8 @@ use super::{Name, cannot};
 pub(in crate::gateway) struct PortRules {
     /// DPDK's number of the port.
     pub(in crate::gateway) id: u16,
-    pub(super) rules: FlowRules,
+    /// None where none are made: they keep hold of the device, which could not be taken away.
+    rules: Option<FlowRules>,
     pub(in crate::gateway) capabilities: Capabilities,
     pub(in crate::gateway) scheduler: Scheduler<Name>,
     /// In which rules are made; none if none are.
@@ -29,15 +30,26 @@ impl PortRules {
             let what = "rules can't be grouped behind guards, which is not used yet";
             capabilities.findings.insert(0, what.to_owned());
         }
-        let mut port = Self { id, rules, capabilities, scheduler: Scheduler::new(policy), form };
-        if let Some(form) = port.form.clone()
-            && let Err(error) =
-                encode::guards(&form, id).iter().try_for_each(|guard| port.rules.create(guard).map(drop))
-        {
-            port.capabilities.findings.insert(0, format!("guards: {error}"));
-            port.form = None;
+        let guarded =
+            |form: &Form| encode::guards(form, id).iter().try_for_each(|guard| rules.create(guard).map(drop));
+        let form = form.filter(|form| {
+            let outcome = guarded(form);
+            if let Err(error) = &outcome {
+                capabilities.findings.insert(0, format!("guards: {error}"));
+            }
+            outcome.is_ok()
+        });
+        if form.is_none() && capabilities.form.is_some() {
+            // Nothing of it is to stay; what can't be removed was found by the probe.
+            let _ = rules.flush();
         }
-        port
+        let rules = form.is_some().then_some(rules);
+        Self { id, rules, capabilities, scheduler: Scheduler::new(policy), form }
+    }
+
+    /// The rules, while some are made.
+    pub(super) fn rules(&self) -> Result<&FlowRules, FlowError> {
+        self.rules.as_ref().ok_or_else(|| cannot("the port carries no flows"))
     }
 
     /// Whether flows can go in.
@@ -47,6 +59,7 @@ impl PortRules {
 
     /// The device went away, and its rules with it.
     pub(super) fn gone(&mut self) {
+        self.rules = None;
         if self.form.take().is_some() {
             self.capabilities.findings.insert(0, "the device is gone".to_owned());
         }
@@ -62,7 +75,7 @@ impl PortRules {
         if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
-        self.rules.create(&encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
+        self.rules()?.create(&encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
     }
 
     /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.
@@ -92,9 +105,7 @@ fn numbered(mut flow: HardwareFlow, ids: &[u16]) -> Result<HardwareFlow, FlowErr
 impl Drop for PortRules {
     /// No rule stays behind.
     fn drop(&mut self) {
-        if let Err(error) = self.rules.flush()
-            && self.form.is_some()
-        {
+        if let Some(Err(error)) = self.rules.as_ref().map(FlowRules::flush) {
             tracing::error!(%error, port = self.id, "rules may have stayed in the NIC: reset it, or unbind and bind it");
         }
     }

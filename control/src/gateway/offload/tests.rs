@@ -201,7 +201,7 @@ fn what_the_nic_counts_is_the_connections() {
     rig.prove(1, 0);
     rig.heat(1, 0);
     let (flow, before) = (rig.flows[&1][0], rig.plane.counters(rig.flows[&1][0]).packets);
-    let frame = frame_of(1);
+    let mut frame = frame_of(1);
     for _ in 0..7 {
         assert_eq!(rig.nic.process(0, &mut frame.clone()), dataplane::hardware::model::Outcome::Sent(1));
     }
@@ -214,7 +214,7 @@ fn what_the_nic_counts_is_the_connections() {
     rig.heat(1, 0);
     assert!(rig.plane.offload.has(flow));
     let before = rig.plane.counters(flow).packets;
-    rig.nic.process(0, &mut frame.clone());
+    rig.nic.process(0, &mut frame);
     rig.pass(COUNT_EVERY);
     assert_eq!(rig.plane.counters(flow).packets, before + 1);
     rig.remove(1);
