@@ -93,7 +93,8 @@ pub(super) struct Offload {
     placed: HashMap<Name, Placed>,
     /// Tuples of directions that are gone from the table, and whose rules are not.
     haunted: HashSet<Key>,
-    to_count: VecDeque<(u64, Name)>,
+    /// Rules by the time at which their counter was read last.
+    to_count: VecDeque<(u64, Name, FlowId)>,
     /// Of directions that are gone.
     past: (u64, u64),
     model: Option<Arc<Nic>>,
@@ -163,6 +164,10 @@ impl Offload {
             counted: DirectionCounters::default(),
             before: (0, 0),
         });
+        // It left when its packets began to come in elsewhere.
+        if placed.rule.is_none() {
+            placed.port = port;
+        }
         rules.scheduler.counted(name(flow), entry.packets() + placed.counted.packets, now);
     }
 
@@ -190,7 +195,7 @@ impl Offload {
         let (Some(rule), Some(placed)) = (made, self.placed.get_mut(&name)) else { return };
         placed.rule = Some(rule);
         let flow = placed.flow;
-        self.to_count.push_back((now, name));
+        self.to_count.push_back((now, name, rule));
         // A worker may have moved it meanwhile.
         let stays = |slot| self.table.entry(slot).state() == EntryState::Software;
         if !self.table.resolve(flow).is_some_and(stays) {
@@ -205,7 +210,10 @@ impl Offload {
         if !self.table.resolve(placed.flow).is_some_and(stays) {
             return Err(cannot("the direction does not fly"));
         }
-        let (_, flow) = self.derive(placed.flow)?;
+        let (comes_in_by, flow) = self.derive(placed.flow)?;
+        if comes_in_by != port {
+            return Err(cannot("it comes in by another port now"));
+        }
         let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
         self.ports
             .get(port)
@@ -352,29 +360,28 @@ impl Offload {
     /// Reads those counters whose time has come.
     fn read_counters(&mut self, now: u64) {
         for _ in 0..COUNT_BATCH {
-            let Some((_, name)) = self.to_count.front().copied().filter(|(at, _)| *at + COUNT_EVERY <= now)
-            else {
-                break;
-            };
+            let first = self.to_count.front().copied();
+            let Some((_, name, rule)) = first.filter(|(at, ..)| *at + COUNT_EVERY <= now) else { break };
             self.to_count.pop_front();
-            if self.read_counter(name, now) {
-                self.to_count.push_back((now, name));
+            // A later rule of the same direction has a place of its own.
+            if self.placed.get(&name).is_some_and(|placed| placed.rule == Some(rule)) {
+                self.read_counter(name, now);
+                self.to_count.push_back((now, name, rule));
             }
         }
     }
 
-    /// `false`: it has no rule.
-    fn read_counter(&mut self, name: Name, now: u64) -> bool {
-        let Some(placed) = self.placed.get_mut(&name) else { return false };
-        let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return false };
-        let Ok(count) = port.rules().and_then(|rules| rules.count(rule, false)) else { return true };
+    fn read_counter(&mut self, name: Name, now: u64) {
+        let Some(placed) = self.placed.get_mut(&name) else { return };
+        let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return };
+        let Ok(count) = port.rules().and_then(|rules| rules.count(rule, false)) else { return };
         let packets = placed.before.0 + count.packets.unwrap_or(0);
         if packets > placed.counted.packets {
             placed.counted.packets = packets;
             placed.counted.bytes = placed.before.1 + count.bytes.unwrap_or(0);
             placed.counted.last_seen = (now as u32).max(1);
         }
-        let Some(slot) = self.table.resolve(placed.flow) else { return true };
+        let Some(slot) = self.table.resolve(placed.flow) else { return };
         let entry = self.table.entry(slot);
         port.scheduler.counted(name, entry.packets() + placed.counted.packets, now);
         if count.bytes.unwrap_or(0) > ACK_IS_OLD {
@@ -383,7 +390,6 @@ impl Offload {
                 self.table.entry(peer).set_last_ack(0);
             }
         }
-        true
     }
 
     /// A port has lost all of its rules: its device went away.

@@ -89,11 +89,15 @@ impl Rig {
 
     /// The kernel has forwarded the longest packet that can come.
     fn prove(&mut self, number: u8, dir: usize) {
+        self.prove_by(number, dir, dir as u16);
+    }
+
+    /// It came in by this port.
+    fn prove_by(&mut self, number: u8, dir: usize, port: u16) {
         let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
         let mut frame = [0_u8; 60];
         frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
         frame[12..15].copy_from_slice(&[8, 0, 0x45]);
-        let port = dir as u16;
         let proof = Proof {
             flow,
             ingress: Ingress::untagged(port, GATEWAY),
@@ -148,6 +152,8 @@ impl Rig {
                 Whereabouts::ComingOut(Some(_))
             );
             assert!(self.flies(placed.flow) || leaving, "{placed:?}");
+            let counted = offload.to_count.iter().filter(|(_, _, rule)| placed.rule == Some(*rule));
+            assert_eq!(counted.count(), 1, "{placed:?}");
         }
     }
 }
@@ -172,6 +178,24 @@ fn a_hot_direction_goes_in_and_leaves_before_it_changes() {
         assert!(!rig.plane.offload.has(flow) && rig.rules() == 0);
         rig.check();
     }
+}
+
+#[test]
+fn a_direction_that_comes_in_elsewhere_leaves_there() {
+    let mut rig = Rig::new(Knobs::default());
+    rig.insert(1);
+    for port in [0, 1, 0] {
+        rig.prove_by(1, 0, port);
+        rig.heat(1, 0);
+        let flow = rig.flows[&1][0];
+        assert!(rig.plane.offload.has(flow));
+        rig.plane.set_state(flow, EntryState::Candidate);
+        assert_eq!(rig.rules(), 0, "port {port}");
+        rig.check();
+    }
+    // What waited to be read is forgotten with its rule.
+    rig.pass(2 * COUNT_EVERY);
+    assert!(rig.plane.offload.to_count.is_empty());
 }
 
 #[test]
