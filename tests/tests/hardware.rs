@@ -300,3 +300,29 @@ fn the_nic_takes_tags_off_and_puts_them_on() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn rules_choose_what_may_go_into_the_nic() -> Result<()> {
+    const MARKED: &str = "
+        table inet hardware {
+          chain forward {
+            type filter hook forward priority 10;
+            udp dport 5001 ct mark set ct mark or 0x20000
+          }
+        }";
+    let _turn = turn::take();
+    let lab = lab().config("hardware", "mark = \"0x20000/0x20000\"").build()?;
+    lab.gateway().nft(MARKED)?;
+    let (other, marked) = (udp_pair(&lab, 5000)?, udp_pair(&lab, 5001)?);
+    until_in_hardware(&lab, "udp", marked.source_port(), || marked.ping(1).map(drop))?;
+    (0..PINGS).try_for_each(|token| other.ping(token).map(drop))?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    assert_ne!(state(gateway, "udp", other.source_port())?, "hardware");
+    // The mark is taken away: back to workers, where it flies on.
+    lab.gateway().nft("flush chain inet hardware forward")?;
+    lab.gateway().nft("add rule inet hardware forward udp dport 5001 ct mark set ct mark and 0xfffdffff")?;
+    wait::until_true(wait::PATIENCE, "the connection to leave the NIC", || {
+        let sent = (0..20).try_for_each(|token| marked.ping(token).map(drop));
+        sent.is_ok() && state(gateway, "udp", marked.source_port()).is_ok_and(|state| state == "software")
+    })
+}

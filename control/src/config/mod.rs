@@ -112,6 +112,8 @@ pub struct HardwareConfig {
     pub offload: Offload,
     /// Packets a second from which on a direction may go into the NIC.
     pub hot: u32,
+    /// The conntrack mark of connections that may go into the NIC; none: all.
+    pub mark: Option<Mark>,
     /// The model NIC, for [`Offload::Model`].
     pub model: ModelConfig,
 }

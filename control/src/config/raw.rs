@@ -60,6 +60,7 @@ pub(super) struct RawPolicy {
 pub(super) struct RawHardware {
     pub(super) offload: Option<Spanned<String>>,
     pub(super) hot: Option<Spanned<i64>>,
+    pub(super) mark: Option<Spanned<String>>,
     pub(super) model: RawModel,
 }
 

@@ -315,11 +315,12 @@ fn policy(source: &Source<'_>, raw: &RawPolicy) -> Result<PolicyConfig, ConfigEr
     Ok(PolicyConfig {
         accelerate,
         accept_loss: raw.accept_loss.iter().map(construct).collect::<Result<_, _>>()?,
-        mark: match &raw.mark {
-            None => Mark::default(),
-            Some(text) => Mark::parse(text.get_ref()).map_err(|right| value(source, "mark", text, right))?,
-        },
+        mark: raw.mark.as_ref().map_or(Ok(Mark::default()), |text| mark(source, text))?,
     })
+}
+
+fn mark(source: &Source<'_>, text: &Spanned<String>) -> Result<Mark, ConfigError> {
+    Mark::parse(text.get_ref()).map_err(|right| value(source, "mark", text, right))
 }
 
 fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, ConfigError> {
@@ -335,6 +336,7 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
     Ok(HardwareConfig {
         offload,
         hot: count("hot", &raw.hot, HOT, DEFAULT_HOT)?,
+        mark: raw.mark.as_ref().map(|text| mark(source, text)).transpose()?,
         model: ModelConfig { tier, capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)? },
     })
 }

@@ -195,7 +195,7 @@ impl Gateway {
             self.hear_observations();
             let now = self.state.clock.millis();
             self.state.tracker.tick(now, &mut self.state.plane);
-            self.state.plane.offload.tick(now);
+            self.state.offload(now);
             self.state.shortfall.follow(self.state.tracker.stats().deadline_missed, now);
             if now >= self.carrier_due {
                 self.carrier_due = now + CARRIER_EVERY;
@@ -441,10 +441,13 @@ impl Gateway {
             Err(error) => return tracing::error!(%error, "SIGHUP: everything stays as it is"),
         }
         let fixed = |c: &Config| {
-            (c.ports.clone(), c.workers.clone(), c.flows.capacity, c.api.clone(), c.metrics.clone())
+            let Config { ports, workers, flows, hardware, api, metrics, .. } = c.clone();
+            (ports, workers, flows.capacity, hardware, api, metrics)
         };
         if fixed(&config) != fixed(&self.state.config) {
-            tracing::warn!("SIGHUP: ports, workers, capacity and sockets change with a restart only");
+            tracing::warn!(
+                "SIGHUP: ports, workers, capacity, hardware and sockets change with a restart only"
+            );
         }
         self.state.config.policy = config.policy;
         self.state.config.flows.revalidate_within = config.flows.revalidate_within;

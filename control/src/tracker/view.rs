@@ -1,6 +1,6 @@
 //! Connections as the user sees them.
 
-use dataplane::flow::{FiveTuple, Key, TCP};
+use dataplane::flow::{FiveTuple, FlowRef, Key, TCP};
 
 use super::connection::{Class, Connection};
 use super::{Dir, DirectionCounters, Millis, Plane, Refusal, Tracker, Why, flowtables};
@@ -84,6 +84,12 @@ impl Tracker {
     pub const fn counts(&self) -> Counts {
         let [candidate, software, probing, closing] = self.counts;
         Counts { candidate, software, probing, closing }
+    }
+
+    /// The conntrack mark of a flow's connection.
+    pub fn mark(&self, flow: FlowRef, plane: &impl Plane) -> Option<u32> {
+        let (index, _) = self.locate(flow, plane)?;
+        self.connections.get(index).map(|connection| connection.mark)
     }
 
     /// The connection that has this tuple in either direction.

@@ -138,17 +138,20 @@ impl Offload {
         if let Some(model) = &self.model {
             model.set_time(now);
         }
-        while let Some(flow) = self.hot.pop() {
-            self.told_of(flow, now);
-        }
         self.read_counters(now);
         for port in 0..self.ports.len() {
             self.obey(port, now);
         }
     }
 
-    /// A worker has told of a direction.
-    fn told_of(&mut self, flow: FlowRef, now: u64) {
+    /// A direction that a worker has told of.
+    pub(super) fn next_hot(&self) -> Option<FlowRef> {
+        self.hot.pop()
+    }
+
+    /// It may go into the NIC.
+    pub(super) fn consider(&mut self, flow: FlowRef) {
+        let now = self.now;
         let Some(slot) = self.table.resolve(flow) else { return };
         let entry = self.table.entry(slot);
         if entry.state() != EntryState::Software {

@@ -122,7 +122,7 @@ impl Rig {
                     self.plane.table.entry(slot).count(100, self.now as u32);
                 }
             }
-            self.plane.offload.told_of(flow, self.now);
+            self.plane.offload.consider(flow);
             self.pass(200);
         }
     }
