@@ -34,6 +34,7 @@ impl Handler for Fake {
             ports: self.ports(),
             ..Status::default()
         };
+        status.ruleset.own_table = "not_needed".to_owned();
         status.punted_by_reason.add(PuntReason::Arp, 1234);
         status
     }
