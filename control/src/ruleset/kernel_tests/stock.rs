@@ -99,10 +99,11 @@ fn documented() -> Vec<&'static str> {
 #[test]
 fn documented_snippets_do_what_is_said_of_them() {
     in_namespace(|| {
-        let [by_mark, by_quota, own] = documented().try_into().expect("three tables");
+        let [by_mark, by_quota, hardware, own] = documented().try_into().expect("four tables");
         let (guest, other) = (tcp("192.168.9.9", "192.0.2.1", 443), tcp("192.168.9.8", "192.0.2.1", 443));
         let judgement = judge(by_mark);
         carries_everything("by mark", &judgement);
+        carries_everything("allowing hardware", &judge(hardware));
         let judgement = judge(by_quota);
         assert!(judgement.keeps(&guest).is_some() && judgement.keeps(&other).is_none());
         assert_eq!(judge(own).own_table(), OwnTable::Intact);
