@@ -41,9 +41,9 @@ impl Hooked {
     /// For `RxQueue` alone, which nobody else polls and which drops this before it is gone itself.
     pub(super) fn install(port: u16, queue: u16, hook: Box<dyn ReceiveHook>) -> Result<Self, Errno> {
         let hook = NonNull::from(Box::leak(Box::new(hook)));
+        let context = hook.as_ptr().cast();
         // SAFETY: the port and its queue exist. The hook lives until `drop`, which takes the callback off first.
-        let callback =
-            unsafe { sys::rte_eth_add_rx_callback(port, queue, Some(receive), hook.as_ptr().cast()) };
+        let callback = unsafe { sys::rte_eth_add_rx_callback(port, queue, Some(receive), context) };
         match NonNull::new(callback.cast_mut()) {
             Some(callback) => Ok(Self { port, queue, callback, hook }),
             None => {
