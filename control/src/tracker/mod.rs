@@ -15,6 +15,8 @@ mod connection;
 mod flowtables;
 mod interfaces;
 mod keeping;
+#[cfg(test)]
+mod keeping_tests;
 mod plane;
 mod policy;
 mod proof;
