@@ -72,16 +72,9 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    fn nothing() -> Self {
-        Self {
-            tier: Tier::None,
-            form: None,
-            proved: true,
-            ipv6: false,
-            tags: false,
-            ages: false,
-            findings: Vec::new(),
-        }
+    /// A port into which nothing goes, and why.
+    pub fn nothing(findings: Vec<String>) -> Self {
+        Self { tier: Tier::None, form: None, proved: true, ipv6: false, tags: false, ages: false, findings }
     }
 
     /// Many forms fail for one reason: it is told once.
@@ -143,7 +136,7 @@ impl From<FlowError> for Unusable {
 impl Probe<'_> {
     /// Finds out what the port can do. All rules made are removed again, if the port lets them go.
     pub fn run(&self, injector: &mut dyn Injector) -> Capabilities {
-        let mut found = Capabilities::nothing();
+        let mut found = Capabilities::nothing(Vec::new());
         for form in self.forms() {
             match self.try_form(&form, &Canary::ipv4(self), injector, &mut found) {
                 Ok(()) => match self.extras(&form, injector, &mut found) {
@@ -357,7 +350,7 @@ fn is_untouched(seen: &Seen, frame: &[u8]) -> bool {
 
 /// A port whose rules do not go gets none.
 fn stuck(what: String) -> Capabilities {
-    Capabilities { findings: vec![what], ..Capabilities::nothing() }
+    Capabilities { findings: vec![what], ..Capabilities::nothing(Vec::new()) }
 }
 
 /// What all findings end with, if they do.

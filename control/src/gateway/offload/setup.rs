@@ -43,7 +43,7 @@ pub(in crate::gateway) fn prepare(
             Some(engine) => FlowRules::of_engine(engine, device.id()),
             None => FlowRules::of(device),
         };
-        let nothing = |why: &str| nothing(why.to_owned());
+        let nothing = |why: &str| Capabilities::nothing(vec![why.to_owned()]);
         let capabilities = if hardware.offload == Offload::Off {
             nothing("hardware.offload is \"off\"")
         } else if model.is_none() && port.config.device.is_vdev() {
@@ -74,18 +74,6 @@ pub(in crate::gateway) fn prepare(
     let hot =
         if found.iter().any(PortRules::carries) { Hot::every(notice(hardware)) } else { Hot::default() };
     Ok(Hardware { ports: found, hot, model })
-}
-
-fn nothing(why: String) -> Capabilities {
-    Capabilities {
-        tier: Tier::None,
-        form: None,
-        proved: true,
-        ipv6: false,
-        tags: false,
-        ages: false,
-        findings: vec![why],
-    }
 }
 
 fn policy(hardware: &HardwareConfig) -> Policy {
