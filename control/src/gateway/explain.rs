@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use dataplane::flow::{FiveTuple, Key, TCP};
 use dataplane::packet::PuntReason;
 
-use super::flowtables;
+use super::interfaces;
 use super::state::State;
 use crate::api::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, TupleInfo, Whereabouts};
 use crate::netlink::NetlinkError;
@@ -124,7 +124,7 @@ impl State {
             Ok(way) => way.ifindex,
         };
         let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
-        if twins.iter().any(|twin| flowtables::above(*twin, &self.links).contains(&found)) {
+        if twins.iter().any(|twin| interfaces::above(*twin, &self.links).contains(&found)) {
             return None;
         }
         let name = self.links.get(&found).map_or("?", |link| link.name.as_str());

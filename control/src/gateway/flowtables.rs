@@ -1,19 +1,14 @@
-//! The user's flowtables and interfaces, as they concern ports and flows.
+//! The user's flowtables, as they concern ports and flows.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::punt::{Bell, PriorityTags};
 
-use super::offload::PortLengths;
+use super::interfaces::{Links, above};
 use crate::netlink::sysctl::{FLOWTABLE_TCP_TIMEOUT, FLOWTABLE_UDP_TIMEOUT, Sysctl};
-use crate::netlink::watch::Link;
 use crate::ruleset::{Judgement, UserFlowtable};
-use crate::tracker::{Flowtables, Interfaces};
-
-/// Interfaces by index.
-pub(super) type Links = HashMap<u32, Link>;
+use crate::tracker::Flowtables;
 
 /// Whether a name stands among a flowtable's devices; a trailing `*` stands for any rest.
 fn has(flowtable: &UserFlowtable, name: &str) -> bool {
@@ -21,22 +16,6 @@ fn has(flowtable: &UserFlowtable, name: &str) -> bool {
         Some(stem) => name.starts_with(stem),
         None => device == name,
     })
-}
-
-/// An interface and all that is built on it: bridges, bonds, VLANs.
-pub(super) fn above(ifindex: u32, links: &Links) -> HashSet<u32> {
-    let mut found = HashSet::from([ifindex]);
-    let mut next = vec![ifindex];
-    while let Some(below) = next.pop() {
-        let master = links.get(&below).and_then(|link| link.master);
-        let upper = links.values().filter(|link| link.lower == Some(below)).map(|link| link.ifindex);
-        for link in upper.chain(master) {
-            if found.insert(link) {
-                next.push(link);
-            }
-        }
-    }
-    found
 }
 
 /// What they mean for ports, whose twins are given in the order of the ports.
@@ -63,28 +42,6 @@ pub(super) fn of(judgement: &Judgement, twins: &[u32], links: &Links) -> Flowtab
         tcp_timeout_s: timeout(FLOWTABLE_TCP_TIMEOUT),
         udp_timeout_s: timeout(FLOWTABLE_UDP_TIMEOUT),
     }
-}
-
-/// Names under which rules may know ports, whose twins are given in the order of the ports.
-pub(super) fn names(twins: &[u32], links: &Links) -> Interfaces {
-    let named = |twin: &u32| {
-        let above = above(*twin, links);
-        let mut names: Vec<String> =
-            above.iter().filter_map(|link| links.get(link)).map(|link| link.name.clone()).collect();
-        names.sort_unstable();
-        names
-    };
-    Interfaces(twins.iter().map(named).collect())
-}
-
-/// How long packets of ports can be, whose twins are given in the order of the ports.
-pub(super) fn lengths(twins: &[u32], links: &Links) -> Vec<PortLengths> {
-    let mtu = |link: &u32| links.get(link).map_or(0, |link| link.mtu);
-    let of = |twin: &u32| PortLengths {
-        may_come: u16::try_from(mtu(twin)).unwrap_or(u16::MAX),
-        may_leave_by: above(*twin, links).iter().map(|link| (*link, mtu(link).min(mtu(twin)))).collect(),
-    };
-    twins.iter().map(of).collect()
 }
 
 /// A kernel that has no flowtables has no setting for them.
@@ -130,6 +87,7 @@ impl Tagging {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::watch::Link;
     use crate::ruleset::testing::with_flowtable as judged;
 
     fn link(ifindex: u32, name: &str) -> Link {

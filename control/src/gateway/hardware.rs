@@ -1,4 +1,4 @@
-//! What the gateway tells of its ports' hardware.
+//! The gateway's hardware: which hot directions may go into it, and what is told of it.
 
 use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
 

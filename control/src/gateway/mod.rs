@@ -5,6 +5,7 @@ mod events;
 mod explain;
 mod flowtables;
 mod hardware;
+mod interfaces;
 mod kept;
 mod numa;
 mod offload;

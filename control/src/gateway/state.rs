@@ -10,7 +10,8 @@ use dataplane::flow::WorkerCounters;
 use dataplane::punt::{LocalAddresses, PuntCounters};
 use dataplane::worker::{Activity, PortFlags};
 
-use super::flowtables::{self, Links, Tagging};
+use super::flowtables::{self, Tagging};
+use super::interfaces::{self, Links};
 use super::kept::Place;
 use super::own_table::OwnTable;
 use super::plane::FlowPlane;
@@ -102,12 +103,12 @@ impl State {
         let judgement = self.rules.judgement();
         let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
         let flowtables = flowtables::of(judgement, &twins, &self.links);
-        let interfaces = flowtables::names(&twins, &self.links);
+        let names = interfaces::names(&twins, &self.links);
         let tagged = self.tagging.follow(judgement, &self.links);
-        let renamed = interfaces != *self.tracker.interfaces() && judgement.keeps_any();
+        let renamed = names != *self.tracker.interfaces() && judgement.keeps_any();
         let other = tagged || flowtables != *self.tracker.flowtables();
-        self.tracker.set_interfaces(interfaces);
-        self.plane.offload.set_lengths(flowtables::lengths(&twins, &self.links));
+        self.tracker.set_interfaces(names);
+        self.plane.offload.set_lengths(interfaces::lengths(&twins, &self.links));
         self.tracker.set_flowtables(flowtables);
         if other || renamed {
             self.tracker.changed(now, Changed::Ruleset, &mut self.plane);

@@ -1,0 +1,48 @@
+//! The host's interfaces, as they concern ports: what is built on a twin, and what follows from that.
+
+use std::collections::{HashMap, HashSet};
+
+use super::offload::PortLengths;
+use crate::netlink::watch::Link;
+use crate::tracker::Interfaces;
+
+/// Interfaces by index.
+pub(super) type Links = HashMap<u32, Link>;
+
+/// An interface and all that is built on it: bridges, bonds, VLANs.
+pub(super) fn above(ifindex: u32, links: &Links) -> HashSet<u32> {
+    let mut found = HashSet::from([ifindex]);
+    let mut next = vec![ifindex];
+    while let Some(below) = next.pop() {
+        let master = links.get(&below).and_then(|link| link.master);
+        let upper = links.values().filter(|link| link.lower == Some(below)).map(|link| link.ifindex);
+        for link in upper.chain(master) {
+            if found.insert(link) {
+                next.push(link);
+            }
+        }
+    }
+    found
+}
+
+/// Names under which rules may know ports, whose twins are given in the order of the ports.
+pub(super) fn names(twins: &[u32], links: &Links) -> Interfaces {
+    let named = |twin: &u32| {
+        let above = above(*twin, links);
+        let mut names: Vec<String> =
+            above.iter().filter_map(|link| links.get(link)).map(|link| link.name.clone()).collect();
+        names.sort_unstable();
+        names
+    };
+    Interfaces(twins.iter().map(named).collect())
+}
+
+/// How long packets of ports can be, whose twins are given in the order of the ports.
+pub(super) fn lengths(twins: &[u32], links: &Links) -> Vec<PortLengths> {
+    let mtu = |link: &u32| links.get(link).map_or(0, |link| link.mtu);
+    let of = |twin: &u32| PortLengths {
+        may_come: u16::try_from(mtu(twin)).unwrap_or(u16::MAX),
+        may_leave_by: above(*twin, links).iter().map(|link| (*link, mtu(link).min(mtu(twin)))).collect(),
+    };
+    twins.iter().map(of).collect()
+}
