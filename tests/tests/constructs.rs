@@ -40,18 +40,24 @@ fn explained(gateway: &Gateway, pair: &udp::Pair, port: u16) -> Result<Value> {
     Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
 }
 
+/// Of two connections the one to port 5001 flies, and the rule sees all of the other, to port 5000.
+fn every_packet_is_counted_beside_one_that_flies(lab: &Lab) -> Result<udp::Pair> {
+    let (limited, free) = (udp_pair(lab, 5000)?, udp_pair(lab, 5001)?);
+    lab.until_flying("udp", free.source_port(), || free.ping(1).map(drop))?;
+    let before = counted(lab)?;
+    for token in 0..PINGS {
+        limited.ping(token)?;
+    }
+    assert_eq!(counted(lab)? - before, PINGS);
+    Ok(limited)
+}
+
 #[test]
 fn a_quota_sees_every_packet_of_its_connections_and_the_others_fly() -> Result<()> {
     let lab = lab(HOME_ROUTER).build()?;
     lab.gateway().nft(QUOTA)?;
     until_read(&lab)?;
-    let (limited, free) = (udp_pair(&lab, 5000)?, udp_pair(&lab, 5001)?);
-    lab.until_flying("udp", free.source_port(), || free.ping(1).map(drop))?;
-    let before = counted(&lab)?;
-    for token in 0..PINGS {
-        limited.ping(token)?;
-    }
-    assert_eq!(counted(&lab)? - before, PINGS);
+    let limited = every_packet_is_counted_beside_one_that_flies(&lab)?;
     assert!(!flies(&lab, &limited)?);
 
     let Some(gateway) = lab.flyover() else { return Ok(()) };
@@ -75,13 +81,7 @@ fn a_rule_for_another_interface_keeps_nothing() -> Result<()> {
             .nft(&format!("insert rule inet filter forward {rule} counter quota over 100 mbytes drop"))?;
     }
     until_read(&lab)?;
-    let (limited, free) = (udp_pair(&lab, 5000)?, udp_pair(&lab, 5001)?);
-    lab.until_flying("udp", free.source_port(), || free.ping(1).map(drop))?;
-    let before = counted(&lab)?;
-    for token in 0..PINGS {
-        limited.ping(token)?;
-    }
-    assert_eq!(counted(&lab)? - before, PINGS);
+    let limited = every_packet_is_counted_beside_one_that_flies(&lab)?;
     let Some(gateway) = lab.flyover() else { return Ok(()) };
     assert!(!flies(&lab, &limited)?);
     let found = explained(gateway, &limited, 5000)?;
