@@ -25,11 +25,7 @@ impl PortRules {
     /// A port on which rules are made if they were proved to do what they should.
     pub(super) fn new(id: u16, rules: FlowRules, mut capabilities: Capabilities, policy: Policy) -> Self {
         let usable = capabilities.tier == Tier::Full && capabilities.proved;
-        let form = capabilities.form.clone().filter(|form| usable && form.is_guarded());
-        if usable && form.is_none() {
-            let what = "rules can't be grouped behind guards, which is not used yet";
-            capabilities.findings.insert(0, what.to_owned());
-        }
+        let form = capabilities.form.clone().filter(|_| usable);
         let guarded =
             |form: &Form| encode::guards(form, id).iter().try_for_each(|guard| rules.create(guard).map(drop));
         let form = form.filter(|form| {
@@ -57,6 +53,11 @@ impl PortRules {
         self.form.is_some()
     }
 
+    /// Whether each rule is for packets with one TTL.
+    pub(super) fn for_one_ttl(&self) -> bool {
+        self.form.as_ref().is_some_and(|form| !form.is_guarded())
+    }
+
     /// The device went away, and its rules with it.
     pub(super) fn gone(&mut self) {
         self.rules = None;
@@ -65,8 +66,8 @@ impl PortRules {
         }
     }
 
-    /// Makes the rule of a direction, as `ids` number the gateway's ports for DPDK.
-    pub(super) fn carry(&self, flow: HardwareFlow, ids: &[u16]) -> Result<FlowId, FlowError> {
+    /// Makes the rule of a direction whose packets come in with this TTL, as `ids` number the gateway's ports for DPDK.
+    pub(super) fn carry(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<FlowId, FlowError> {
         let Some(form) = &self.form else { return Err(cannot("the port carries no flows")) };
         if matches!(flow.key, Key::V6(_)) && !self.capabilities.ipv6 {
             return Err(cannot("the port carries no IPv6"));
@@ -75,11 +76,11 @@ impl PortRules {
         if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
-        self.rules()?.create(&encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
+        self.rules()?.create(&encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
     }
 
     /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.
-    pub(super) fn printed(&self, flow: HardwareFlow, ids: &[u16]) -> Result<Vec<String>, FlowError> {
+    pub(super) fn printed(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<Vec<String>, FlowError> {
         let form = self.form.clone().unwrap_or(Form {
             domain: Domain::Transfer,
             group: 1,
@@ -90,8 +91,17 @@ impl PortRules {
             age_s: None,
         });
         let mut rules = encode::guards(&form, self.id);
-        rules.push(encode::carry(&numbered(flow, ids)?, &form, Ttl::Decrement));
+        rules.push(encode::carry(&numbered(flow, ids)?, &form, ttl_for(&form, ttl)?));
         Ok(rules.iter().map(|rule| print::testpmd(self.id, rule)).collect())
+    }
+}
+
+/// What a rule of this form does to the TTL of packets that come in with `ttl`.
+fn ttl_for(form: &Form, ttl: u8) -> Result<Ttl, FlowError> {
+    match (form.is_guarded(), ttl) {
+        (true, _) => Ok(Ttl::Decrement),
+        (false, 0 | 1) => Err(cannot("its packets end here: their TTL is up")),
+        (false, ttl) => Ok(Ttl::Exact(ttl)),
     }
 }
 

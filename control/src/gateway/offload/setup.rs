@@ -106,6 +106,7 @@ fn put_in_model(
     let knobs = Knobs {
         tier: tier(hardware.model.tier),
         capacity: hardware.model.capacity as usize,
+        groups: if hardware.model.groups { Knobs::default().groups } else { 1 },
         ..Knobs::default()
     };
     let nic = Nic::new(ids, most, knobs);

@@ -11,6 +11,7 @@ use dataplane::hardware::scheduler::Policy;
 use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::Proof;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
 use crate::gateway::plane::FlowPlane;
@@ -35,11 +36,13 @@ struct Rig {
     guards: usize,
     flows: HashMap<u8, [FlowRef; 2]>,
     now: u64,
+    /// That packets come in with.
+    ttl: u8,
 }
 
 impl Rig {
     fn new(knobs: Knobs) -> Self {
-        let nic = Nic::new(&PORTS, 1, Knobs::default());
+        let nic = Nic::new(&PORTS, 1, Knobs { groups: knobs.groups, ..Knobs::default() });
         let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
         let port = |id: u16| {
             let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
@@ -70,7 +73,7 @@ impl Rig {
             epoch,
             offload,
         };
-        Self { plane, nic, guards, flows: HashMap::new(), now: 1 }
+        Self { plane, nic, guards, flows: HashMap::new(), now: 1, ttl: 64 }
     }
 
     fn insert(&mut self, number: u8) -> bool {
@@ -122,7 +125,7 @@ impl Rig {
                     self.plane.table.entry(slot).count(100, self.now as u32);
                 }
             }
-            self.plane.offload.consider(flow);
+            self.plane.offload.consider(Told { flow, ttl: self.ttl });
             self.pass(200);
         }
     }
@@ -263,6 +266,32 @@ fn a_tuple_is_nobodys_until_its_rule_is_gone() {
 }
 
 #[test]
+fn without_groups_a_rule_is_for_the_ttl_that_packets_come_with() {
+    let mut rig = Rig::new(Knobs { groups: 1, ..Knobs::default() });
+    assert_eq!(rig.guards, 0);
+    rig.insert(1);
+    rig.prove(1, 0);
+    let outcome = |rig: &Rig, ttl| {
+        let mut frame = frame_of(1);
+        frame[22] = ttl;
+        frame[24..26].fill(0);
+        let sum = dataplane::packet::checksum::compute(&frame[14..34]).to_ne_bytes();
+        frame[24..26].copy_from_slice(&sum);
+        rig.nic.process(0, &mut frame) == dataplane::hardware::model::Outcome::Sent(1)
+    };
+    for ttl in [64, 57] {
+        rig.ttl = ttl;
+        rig.heat(1, 0);
+        rig.heat(1, 0);
+        assert_eq!(rig.rules(), 1, "TTL {ttl}");
+        assert!(outcome(&rig, ttl) && !outcome(&rig, ttl - 1) && !outcome(&rig, 1), "TTL {ttl}");
+        rig.check();
+    }
+    rig.plane.set_state(rig.flows[&1][0], EntryState::Candidate);
+    assert_eq!(rig.rules(), 0);
+}
+
+#[test]
 fn no_rule_stays_behind() {
     let mut rig = Rig::new(Knobs::default());
     rig.insert(1);
@@ -298,6 +327,7 @@ enum Event {
     Remove(u8),
     Prove(u8, usize),
     Heat(u8, usize),
+    Ttl(u8),
     State(u8, usize, EntryState),
     Pass(u64),
     Fault(Fault),
@@ -336,6 +366,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Heat(flow, dir)),
         3 => (flow(), 0..2_usize, state).prop_map(|(flow, dir, state)| Event::State(flow, dir, state)),
         2 => (0..3_000_u64).prop_map(Event::Pass),
+        1 => (62..66_u8).prop_map(Event::Ttl),
         2 => fault.prop_map(Event::Fault),
     ];
     proptest::collection::vec(event, 1..60)
@@ -345,8 +376,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_no_rule_is_without_its_flow(events in events()) {
-        let mut rig = Rig::new(Knobs::default());
+    fn whatever_happens_no_rule_is_without_its_flow(events in events(), groups in select(vec![1, 4])) {
+        let faultless = Knobs { groups, ..Knobs::default() };
+        let mut rig = Rig::new(faultless.clone());
         let guards = rig.guards;
         for event in events {
             match event {
@@ -362,8 +394,9 @@ proptest! {
                     }
                 }
                 Event::Pass(millis) => rig.pass(millis),
+                Event::Ttl(ttl) => rig.ttl = ttl,
                 Event::Fault(fault) => rig.nic.set(|knobs| {
-                    *knobs = Knobs::default();
+                    *knobs = faultless.clone();
                     match fault {
                         Fault::None => {}
                         Fault::Stuck => knobs.stuck = Stuck::Refuses,
@@ -376,7 +409,7 @@ proptest! {
             rig.check();
         }
         // When the faults are over, what does not fly has no rule, and every tuple can be used.
-        rig.nic.set(|knobs| *knobs = Knobs::default());
+        rig.nic.set(|knobs| *knobs = faultless.clone());
         for _ in 0..30 {
             rig.pass(1_000);
         }
