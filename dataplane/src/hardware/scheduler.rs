@@ -10,12 +10,11 @@
 //! longer each time, and the reason kept.
 
 mod direction;
+mod mend;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
-
-use nix::errno::Errno;
 
 use crate::dpdk::flow_rule::FlowError;
 use direction::{Direction, Stage};
@@ -220,7 +219,7 @@ impl<K: Name> Scheduler<K> {
                 self.freed.push(name);
                 return;
             }
-            Err(error) if is_full(&error) => {
+            Err(error) if error.is_full() => {
                 // What is in, this one left aside.
                 self.capacity = self.used().saturating_sub(1).min(self.policy.capacity);
                 self.grows_at = now.saturating_add(self.policy.relearn);
@@ -246,6 +245,11 @@ impl<K: Name> Scheduler<K> {
                 self.forget(name);
                 self.freed.push(name);
                 return;
+            }
+            Ok(()) if direction.withdrawn => {
+                direction.withdrawn = false;
+                let until = now.saturating_add(direction.sulk(self.policy.retry, self.policy.retry_most));
+                direction.stage = Stage::PutOff(until);
             }
             Ok(()) => {
                 (direction.tries, direction.error) = (0, None);
@@ -274,7 +278,7 @@ impl<K: Name> Scheduler<K> {
                 self.freed.push(name);
                 continue;
             }
-            (direction.tries, direction.error) = (0, None);
+            (direction.tries, direction.error, direction.withdrawn) = (0, None, false);
             direction.stage = Stage::Waiting;
             self.replace(name, direction);
         }
@@ -489,9 +493,4 @@ impl<K: Name> Scheduler<K> {
             Stage::ComingOut => self.coming_out -= 1,
         }
     }
-}
-
-/// Whether a NIC has no room for more.
-fn is_full(error: &FlowError) -> bool {
-    matches!(error.errno, Errno::ENOSPC | Errno::ENOMEM | Errno::ENFILE)
 }

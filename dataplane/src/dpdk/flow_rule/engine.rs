@@ -25,12 +25,34 @@ pub struct RuleAge {
 /// What is asked of a port whose rules go through queues: sized once, before the port starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowQueues {
-    /// Queues; each is for one thread at a time.
+    /// Queues; each is for one thread at a time. Calls that wait for the NIC take the last one.
     pub queues: u16,
     /// Operations that may wait in each.
     pub depth: u32,
     /// Rules of each shape, and counters.
     pub rules: u32,
+}
+
+impl FlowQueues {
+    /// As much of it as a port has; none if it has no queues.
+    pub fn within(self, limits: &QueueLimits) -> Option<Self> {
+        let queues = self.queues.min(u16::try_from(limits.queues).unwrap_or(u16::MAX));
+        let depth = self.depth.min(limits.depth);
+        // Drivers leave it at 0 where they don't know.
+        let rules = if limits.counters == 0 { self.rules } else { self.rules.min(limits.counters) };
+        (queues > 0 && depth > 0).then_some(Self { queues, depth, rules })
+    }
+}
+
+/// What a port has for rules through queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Queues.
+    pub queues: u32,
+    /// Operations that may wait in each.
+    pub depth: u32,
+    /// Counters; 0 if that is not known.
+    pub counters: u32,
 }
 
 /// How an operation ended.
@@ -71,6 +93,12 @@ pub trait FlowEngine: Send + Sync + fmt::Debug {
 
     /// `rte_flow_flush`.
     fn flush(&self, port: u16) -> Result<(), FlowError>;
+
+    /// `rte_flow_info_get`.
+    fn queue_limits(&self, port: u16) -> Result<QueueLimits, FlowError>;
+
+    /// The rules of a port that were made and not removed, by name. Drivers have no such call: their handles are counted.
+    fn held(&self, port: u16) -> Vec<u64>;
 
     /// `rte_flow_configure`.
     fn configure(&self, port: u16, queues: &FlowQueues) -> Result<(), FlowError>;

@@ -108,6 +108,21 @@ impl FlowError {
         Self::new(ErrorKind::Unspecified, Errno::ENOSYS, "Function not implemented")
     }
 
+    /// Whether a NIC has no room for more rules.
+    pub fn is_full(&self) -> bool {
+        matches!(self.errno, Errno::ENOSPC | Errno::ENOMEM | Errno::ENFILE)
+    }
+
+    /// Whether a queue has no room for more operations now.
+    pub fn is_busy(&self) -> bool {
+        self.errno == Errno::EAGAIN
+    }
+
+    /// Whether the port has no such call, or none for this.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.errno, Errno::EOPNOTSUPP | Errno::ENOSYS)
+    }
+
     /// From what a call returned and wrote.
     pub(in crate::dpdk) fn from_call(ret: i32, error: &sys::rte_flow_error, log: Vec<String>) -> Self {
         let message = if error.message.is_null() {

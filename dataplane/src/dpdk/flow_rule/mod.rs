@@ -17,7 +17,7 @@ mod rules;
 mod tests;
 mod view;
 
-pub use engine::{Completion, Count, FlowEngine, FlowQueues, OpStatus, RuleAge};
+pub use engine::{Completion, Count, FlowEngine, FlowQueues, OpStatus, QueueLimits, RuleAge};
 pub use error::{ErrorKind, FlowError};
 pub use kinds::{ActionKind, ItemKind};
 pub use rule::{FlowAttr, FlowRule, Parts};

@@ -136,6 +136,11 @@ impl PmdFlows {
         })
     }
 
+    /// Names of the rules that the driver holds.
+    pub(in crate::dpdk) fn held(&self) -> Vec<u64> {
+        self.0.flows().rules.keys().copied().collect()
+    }
+
     pub(in crate::dpdk) fn flush(&self) -> Result<(), FlowError> {
         let mut installed = self.0.flows();
         self.0.flush(&mut installed)

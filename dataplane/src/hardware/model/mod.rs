@@ -28,7 +28,7 @@ use nix::errno::Errno;
 
 use super::Tier;
 use crate::dpdk::flow_rule::{
-    Completion, Count, ErrorKind, FlowEngine, FlowError, FlowQueues, RuleAge, RuleView,
+    Completion, Count, ErrorKind, FlowEngine, FlowError, FlowQueues, QueueLimits, RuleAge, RuleView,
 };
 use check::Limits;
 pub use hook::NicHook;
@@ -46,6 +46,8 @@ pub enum Call {
     Create,
     /// To remove one, at once or through a queue.
     Destroy,
+    /// To make one through a queue: its shape has no template.
+    Enqueue,
     /// To ask for a count or an age.
     Query,
     /// To remove all.
@@ -102,6 +104,8 @@ pub struct Knobs {
     pub priorities: u32,
     /// Whether it has queues for rules.
     pub has_queues: bool,
+    /// Whether, once its queues are set up, rules are made and removed through them alone.
+    pub queues_alone: bool,
     /// How long rules take.
     pub latency: Latency,
     /// Whether queued operations end in another order than they began.
@@ -127,6 +131,7 @@ impl Default for Knobs {
             groups: 4,
             priorities: 4,
             has_queues: true,
+            queues_alone: false,
             latency: Latency::default(),
             out_of_order: false,
             refusals: Vec::new(),
@@ -238,6 +243,13 @@ impl Nic {
         self.read().tables.all().filter(|rule| !rule.until.has_come(now)).count()
     }
 
+    /// Forgets a rule, by the number that its maker knows, as a NIC does that was reset behind its driver's back.
+    pub fn lose(&self, rule: u64) {
+        let mut state = self.write();
+        self.take_out(&mut state, rule);
+        state.tables.sweep(self.now());
+    }
+
     /// What it has done.
     pub fn stats(&self) -> NicStats {
         let Tally { seen, sent, dropped, marked, lost } = &self.tally;
@@ -292,7 +304,7 @@ impl Nic {
         }
     }
 
-    /// Makes a rule that matches from a moment on.
+    /// Makes a rule that matches from a moment on; of one that goes through a queue, that is told with the push.
     fn add(&self, state: &mut State, port: u16, view: &RuleView<'_>, from: Moment) -> Result<u64, FlowError> {
         state.knobs.refuses(Call::Create)?;
         let checked = check::check(port, view, &self.limits(&state.knobs))?;
@@ -307,6 +319,7 @@ impl Nic {
         let rule = Arc::new(Rule {
             id: state.last,
             owner: port,
+            queued: from.is_never(),
             checked,
             last_hit: AtomicU64::new(from.millis.load(Ordering::Relaxed)),
             from,
@@ -338,6 +351,36 @@ impl Nic {
         Ok(())
     }
 
+    /// A rule that is never to match, or not any more.
+    fn take_out(&self, state: &mut State, id: u64) {
+        if let Some(rule) = state.rules.remove(&id) {
+            let (millis, packets) = self.now();
+            rule.until.set(&Moment::at(millis, packets));
+            state.tables.ends(&rule);
+        }
+    }
+
+    /// The rule, if it was made this way.
+    fn made(state: &State, port: u16, id: u64, queued: bool) -> Result<Arc<Rule>, FlowError> {
+        let rule = state.rules.get(&id).filter(|rule| rule.owner == port);
+        let rule = rule.ok_or_else(FlowError::no_such_rule)?;
+        if rule.queued == queued {
+            return Ok(Arc::clone(rule));
+        }
+        let message = "rules go as they came: through a queue, or not";
+        Err(FlowError::new(ErrorKind::Handle, Errno::EINVAL, message))
+    }
+
+    /// Whether something can be done without a queue.
+    fn at_once(&self, port: u16) -> Result<(), FlowError> {
+        let has_queues = self.pending().has(port);
+        if self.read().knobs.queues_alone && has_queues {
+            let message = "rules go through queues alone";
+            return Err(FlowError::new(ErrorKind::Unspecified, Errno::EOPNOTSUPP, message));
+        }
+        Ok(())
+    }
+
     fn after_latency(&self, state: &State) -> Moment {
         let ((millis, packets), latency) = (self.now(), state.knobs.latency);
         Moment::at(millis + latency.millis, packets + latency.packets)
@@ -362,6 +405,7 @@ impl FlowEngine for Nic {
     }
 
     fn create(&self, port: u16, rule: &RuleView<'_>) -> Result<u64, FlowError> {
+        self.at_once(port)?;
         let mut state = self.write();
         state.tables.sweep(self.now());
         let from = self.after_latency(&state);
@@ -369,7 +413,9 @@ impl FlowEngine for Nic {
     }
 
     fn destroy(&self, port: u16, rule: u64) -> Result<(), FlowError> {
+        self.at_once(port)?;
         let mut state = self.write();
+        Self::made(&state, port, rule, false)?;
         // A driver that answers has waited for the NIC.
         let (millis, packets) = self.now();
         self.end(&mut state, port, rule, &Moment::at(millis, packets))?;
@@ -407,6 +453,7 @@ impl FlowEngine for Nic {
     }
 
     fn flush(&self, port: u16) -> Result<(), FlowError> {
+        let mut pending = self.pending();
         let mut state = self.write();
         state.knobs.refuses(Call::Flush)?;
         let (millis, packets) = self.now();
@@ -415,8 +462,22 @@ impl FlowEngine for Nic {
         for id in ids {
             self.end(&mut state, port, id, &Moment::at(millis, packets))?;
         }
+        // What was under way is not told of any more.
+        pending.forget(port);
         state.tables.sweep((millis, packets));
         Ok(())
+    }
+
+    fn queue_limits(&self, port: u16) -> Result<QueueLimits, FlowError> {
+        let knobs = &self.read().knobs;
+        if knobs.tier == Tier::None || !knobs.has_queues || !self.ports.contains(&port) {
+            return Err(FlowError::unsupported());
+        }
+        Ok(QueueLimits { queues: 8, depth: 4096, counters: 0 })
+    }
+
+    fn held(&self, port: u16) -> Vec<u64> {
+        self.read().rules.values().filter(|rule| rule.owner == port).map(|rule| rule.id).collect()
     }
 
     fn configure(&self, port: u16, queues: &FlowQueues) -> Result<(), FlowError> {
@@ -439,6 +500,7 @@ impl FlowEngine for Nic {
         let mut pending = self.pending();
         pending.room(port, queue)?;
         let mut state = self.write();
+        state.knobs.refuses(Call::Enqueue)?;
         state.tables.sweep(self.now());
         // It begins with the push.
         let id = self.add(&mut state, port, rule, Moment::never())?;
@@ -452,9 +514,7 @@ impl FlowEngine for Nic {
         pending.room(port, queue)?;
         let state = self.read();
         state.knobs.refuses(Call::Destroy)?;
-        let rule = state.rules.get(&rule).filter(|rule| rule.owner == port);
-        let rule = Arc::clone(rule.ok_or_else(FlowError::no_such_rule)?);
-        pending.destroy(port, queue, token, rule)
+        pending.destroy(port, queue, token, Self::made(&state, port, rule, true)?)
     }
 
     fn push(&self, port: u16, queue: u16) -> Result<(), FlowError> {
@@ -470,13 +530,16 @@ impl FlowEngine for Nic {
         let mut state = self.write();
         let now = self.now();
         for operation in pending.pull(port, queue, most, now, state.knobs.out_of_order)? {
-            let mut status = match operation.removes() {
-                Some(rule) => self.end(&mut state, port, rule, &Moment::at(now.0, now.1)),
-                None => Ok(()),
+            let status = match operation.failed() {
+                Some(rule) => {
+                    self.take_out(&mut state, rule);
+                    Err(FlowError::new(ErrorKind::Unspecified, Errno::EIO, "the NIC refused it"))
+                }
+                None => match operation.removes() {
+                    Some(rule) => self.end(&mut state, port, rule, &Moment::at(now.0, now.1)),
+                    None => Ok(()),
+                },
             };
-            if operation.has_failed() {
-                status = Err(FlowError::new(ErrorKind::Unspecified, Errno::EIO, "the NIC refused it"));
-            }
             ended.push(operation.end(status));
         }
         state.tables.sweep(now);

@@ -26,14 +26,14 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    /// The rule that goes with its end: the one that it removes, or that did not come to be.
+    /// The rule that goes with its end.
     pub(super) fn removes(&self) -> Option<u64> {
-        (!self.creates || self.has_failed()).then_some(self.rule.id)
+        (!self.creates).then_some(self.rule.id)
     }
 
-    /// Whether it was to make a rule, and did not.
-    pub(super) fn has_failed(&self) -> bool {
-        self.creates && self.rule.from.is_never()
+    /// The rule that it was to make, and did not.
+    pub(super) fn failed(&self) -> Option<u64> {
+        (self.creates && self.rule.from.is_never()).then_some(self.rule.id)
     }
 
     pub(super) fn end(self, status: Result<(), FlowError>) -> Completion {
@@ -48,6 +48,16 @@ impl Queues {
         }
         self.depth.insert(port, *queues);
         Ok(())
+    }
+
+    /// Whether a port has any.
+    pub(super) fn has(&self, port: u16) -> bool {
+        self.depth.contains_key(&port)
+    }
+
+    /// A port's operations have no end.
+    pub(super) fn forget(&mut self, port: u16) {
+        self.waiting.retain(|(of, _), _| *of != port);
     }
 
     /// Whether a queue has room for an operation.

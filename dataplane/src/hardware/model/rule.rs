@@ -162,6 +162,8 @@ pub(super) struct Rule {
     pub(super) id: u64,
     /// The port whose driver was asked for it.
     pub(super) owner: u16,
+    /// Whether it was made through a queue.
+    pub(super) queued: bool,
     pub(super) checked: Checked,
     /// From when on it matches.
     pub(super) from: Moment,

@@ -34,6 +34,10 @@ pub(super) struct Direction {
     pub(super) tries: u32,
     /// Why the last one did.
     pub(super) error: Option<FlowError>,
+    /// It is on its way out since its rule did not do what it should.
+    pub(super) withdrawn: bool,
+    /// How often that was so.
+    faults: u32,
     packets: u64,
     counted_at: u64,
     is_rated: bool,
@@ -51,6 +55,8 @@ impl Direction {
             leaving: false,
             tries: 0,
             error: None,
+            withdrawn: false,
+            faults: 0,
             packets,
             counted_at: now,
             is_rated: false,
@@ -78,6 +84,13 @@ impl Direction {
 
     pub(super) fn has_rule(&self) -> bool {
         !matches!(self.stage, Stage::Watched | Stage::Waiting | Stage::PutOff(_))
+    }
+
+    /// One more rule that did not do what it should: how long to wait now. Rules that are made do not make up for it.
+    pub(super) fn sulk(&mut self, first: u64, most: u64) -> u64 {
+        let wait = first.saturating_mul(1 << self.faults.min(20)).min(most);
+        self.faults += 1;
+        wait
     }
 
     /// One more failure: how long to wait now.

@@ -1,7 +1,7 @@
 //! The model NIC's knobs, its counters and ages, and its queues.
 
 use super::*;
-use crate::dpdk::flow_rule::{Completion, Count, FlowQueues, OpStatus};
+use crate::dpdk::flow_rule::{Completion, Count, FlowQueues, OpStatus, QueueLimits};
 use crate::hardware::model::{Call, Counters, Latency, Stuck};
 use nix::errno::Errno;
 
@@ -190,4 +190,71 @@ fn without_queues_operations_end_at_once() {
     assert_eq!((send(&nic, 1), tokens(&pull(&rules, 8))), (SENT, vec![1]));
     rules.enqueue_destroy(0, id, 2).expect("the model takes it");
     assert_eq!((send(&nic, 1), tokens(&pull(&rules, 8))), (TO_SOFTWARE, vec![2]));
+}
+
+#[test]
+fn calls_that_wait_go_through_a_queue_where_there_is_no_other_way() {
+    let (nic, mut rules) = nic_with(Knobs { queues_alone: true, ..Knobs::default() });
+    rules.configure(&FlowQueues { queues: 2, depth: 4, rules: 64 }).expect("the model has queues");
+    let id = rules.create(&carry(1)).expect("it waits");
+    assert_eq!((send(&nic, 1), pull(&rules, 8).len()), (SENT, 0), "the other queue knows nothing of it");
+    assert_eq!(rules.held(), [id.number()]);
+    rules.destroy(id).expect("it waits");
+    assert_eq!((send(&nic, 1), rules.held()), (TO_SOFTWARE, vec![]));
+    let again = rules.destroy(id).map_err(|error| error.errno);
+    assert_eq!(again, Err(Errno::ENOENT));
+    // What else ends meanwhile is not lost, where there is but one queue.
+    let (nic, mut rules) = nic_with(Knobs { queues_alone: true, ..Knobs::default() });
+    rules.configure(&FlowQueues { queues: 1, depth: 4, rules: 64 }).expect("the model has queues");
+    rules.enqueue_create(0, &carry(1), 1).expect("there is room");
+    rules.create(&carry(2)).expect("it waits");
+    assert_eq!(tokens(&pull(&rules, 8)), [1]);
+    // A NIC that does not answer holds nobody up for ever.
+    nic.set(|knobs| knobs.latency = Latency { millis: 1, packets: 0 });
+    assert_eq!(rules.create(&carry(3)).map_err(|error| error.errno), Err(Errno::ETIMEDOUT));
+    nic.set(|knobs| knobs.refusals = vec![(Call::Enqueue, Errno::ENOTSUP)]);
+    assert_eq!(rules.create(&carry(4)).map_err(|error| error.errno), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn rules_go_as_they_came() {
+    let (nic, mut rules) = nic();
+    let before = rules.create(&carry(1)).expect("the model takes it");
+    rules.configure(&FlowQueues { queues: 1, depth: 4, rules: 64 }).expect("the model has queues");
+    let through = rules.enqueue_create(0, &carry(2), 2).expect("there is room");
+    rules.push(0).expect("there is the queue");
+    assert_eq!(tokens(&pull(&rules, 8)), [2]);
+    // Whoever does not know how it came is helped.
+    rules.enqueue_destroy(0, before, 3).expect("it goes at once");
+    rules.destroy(through).expect("it waits");
+    assert_eq!((tokens(&pull(&rules, 8)), nic.rules()), (vec![3], 0));
+    // The driver itself is not that kind.
+    let engine = Arc::clone(&nic) as Arc<dyn FlowEngine>;
+    let rule = rules.create(&carry(1)).expect("the model takes it");
+    assert!(engine.enqueue_destroy(IN, 0, rule.number(), 4).is_err());
+    let rule = rules.enqueue_create(0, &carry(2), 5).expect("there is room");
+    assert!(engine.destroy(IN, rule.number()).is_err());
+    assert_eq!((rules.flush(), nic.rules(), pull(&rules, 8).len()), (Ok(()), 0, 0));
+}
+
+#[test]
+fn what_is_lost_is_not_there() {
+    let (nic, rules) = nic();
+    let rule = rules.create(&carry(1)).expect("the model takes it");
+    nic.lose(rule.number());
+    assert_eq!((send(&nic, 1), nic.rules()), (TO_SOFTWARE, 0));
+    assert_eq!(rules.count(rule, false).map_err(|error| error.errno), Err(Errno::ENOENT));
+    rules.create(&carry(1)).expect("there is room for it again");
+}
+
+#[test]
+fn queues_are_as_many_as_there_are() {
+    let wanted = FlowQueues { queues: 2, depth: 512, rules: 1 << 20 };
+    let limits = |queues, depth, counters| QueueLimits { queues, depth, counters };
+    assert_eq!(wanted.within(&limits(u32::MAX, u32::MAX, 0)), Some(wanted));
+    let less = FlowQueues { queues: 1, depth: 64, rules: 1000 };
+    assert_eq!(wanted.within(&limits(1, 64, 1000)), Some(less));
+    assert_eq!(wanted.within(&limits(0, 64, 1000)), None);
+    let (_, rules) = nic_with(Knobs { has_queues: false, ..Knobs::default() });
+    assert!(rules.queue_limits().is_err());
 }

@@ -1,7 +1,8 @@
 //! Rules through queues (`rte_flow_async_*`): templates and tables by shape, operations, completions.
 //!
 //! All rules of one shape (the same items and masks, the same actions) share a table. Tables are made when the first rule
-//! of a shape comes.
+//! of a shape comes; what they hold was said when the queues were set up. The last of several queues is for calls that
+//! wait, which make few rules (guards, canaries): theirs are in small tables.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
@@ -13,15 +14,19 @@ use nix::errno::Errno;
 use super::{Handle, Installed, PmdFlows, nameless, whole};
 use crate::dpdk::flow_rule::{
     ActionKind, Completion, ErrorKind, FlowAttr, FlowError, FlowQueues, FlowRule, ItemKind, OpStatus, Parts,
-    layout::ModifyField,
+    QueueLimits, layout::ModifyField,
 };
-use crate::dpdk::port::{Inner, Phase};
+use crate::dpdk::port::{Inner, Phase, SendMut};
+
+/// Rules that a table for calls that wait holds.
+const FEW: u32 = 64;
 
 /// What a port with queues has.
 #[derive(Debug)]
 pub(super) struct Queued {
     queues: FlowQueues,
-    tables: HashMap<Shape, Table>,
+    /// By shape, and how many rules they hold.
+    tables: HashMap<(Shape, u32), Table>,
     operations: BTreeMap<usize, Operation>,
     last: usize,
 }
@@ -90,6 +95,23 @@ impl Shape {
 }
 
 impl PmdFlows {
+    /// The queues that were set up.
+    pub(in crate::dpdk) fn queues(&self) -> Option<FlowQueues> {
+        self.0.flows().queued.as_ref().map(|queued| queued.queues)
+    }
+
+    pub(in crate::dpdk) fn queue_limits(&self) -> Result<QueueLimits, FlowError> {
+        let mut ports = sys::rte_flow_port_info::default();
+        let mut queues = sys::rte_flow_queue_info::default();
+        let (to_ports, to_queues) = (SendMut(&raw mut ports), SendMut(&raw mut queues));
+        self.0.flow_call(move |port, error| {
+            // SAFETY: the port exists, and both structures are writable until `flow_call` returns.
+            unsafe { sys::rte_flow_info_get(port, to_ports.get(), to_queues.get(), error) }
+        })?;
+        let (queue, counters) = (ports.max_nb_queues, ports.max_nb_counters);
+        Ok(QueueLimits { queues: queue, depth: queues.max_size, counters })
+    }
+
     pub(in crate::dpdk) fn configure(&self, queues: &FlowQueues) -> Result<(), FlowError> {
         let inner = &self.0;
         let state = inner.state();
@@ -122,7 +144,7 @@ impl PmdFlows {
     ) -> Result<u64, FlowError> {
         whole(rule)?;
         let mut installed = self.0.flows();
-        let table = installed.queue(queue)?.table(&self.0, Shape::of(rule))?;
+        let table = installed.queue(queue)?.table(&self.0, queue, Shape::of(rule))?;
         let id = installed.last + 1;
         let number = installed.queue(queue)?.begin(Operation { token, rule: id, creates: true });
         let mut handle = None;
@@ -239,12 +261,14 @@ impl Queued {
         self.last
     }
 
-    fn table(&mut self, port: &Inner, shape: Shape) -> Result<Table, FlowError> {
-        if let Some(table) = self.tables.get(&shape) {
+    fn table(&mut self, port: &Inner, queue: u16, shape: Shape) -> Result<Table, FlowError> {
+        let waits = queue > 0 && queue + 1 == self.queues.queues;
+        let rules = if waits { self.queues.rules.min(FEW) } else { self.queues.rules };
+        let key = (shape, rules);
+        if let Some(table) = self.tables.get(&key) {
             return Ok(*table);
         }
-        let [template, masks] = shape.templates();
-        let rules = self.queues.rules;
+        let [template, masks] = key.0.templates();
         let mut table = None;
         port.flow_call(|id, error| {
             let (template, masks) = (template.raw(), masks.raw());
@@ -301,7 +325,7 @@ impl Queued {
             0
         })?;
         let table = table.ok_or_else(nameless)?;
-        self.tables.insert(shape, table);
+        self.tables.insert(key, table);
         Ok(table)
     }
 }
