@@ -337,7 +337,11 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
         offload,
         hot: count("hot", &raw.hot, HOT, DEFAULT_HOT)?,
         mark: raw.mark.as_ref().map(|text| mark(source, text)).transpose()?,
-        model: ModelConfig { tier, capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)? },
+        model: ModelConfig {
+            tier,
+            capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)?,
+            queues: raw.model.queues.unwrap_or(true),
+        },
     })
 }
 
