@@ -1,17 +1,21 @@
 //! The flow table's writes, and what becomes of rules by them, before a model NIC with faults.
 
+mod audit;
+mod queues;
+
 use std::sync::atomic::AtomicU32;
 
-use dataplane::dpdk::flow_rule::FlowEngine;
-use dataplane::dpdk::flow_rule::FlowRules;
+use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
 use dataplane::flow::{FiveTuple, Placement, TableConfig, UDP};
-use dataplane::hardware::model::{Call, Knobs, Latency, Stuck};
+use dataplane::hardware::model::{Call, Knobs, Latency, Outcome, Stuck};
 use dataplane::hardware::probe::Probe;
 use dataplane::hardware::scheduler::Policy;
 use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::Proof;
 use proptest::prelude::*;
 
+use super::counts::COUNT_EVERY;
+use super::port::Site;
 use super::*;
 use crate::gateway::plane::FlowPlane;
 use crate::tracker::Plane;
@@ -19,6 +23,7 @@ use crate::tracker::Plane;
 const PORTS: [u16; 2] = [0, 1];
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOT: u64 = 1000;
+const TO_SOFTWARE: Outcome = Outcome::Software { mark: None, queue: None };
 
 fn tuples(number: u8) -> [Key; 2] {
     let ip = |text: &str| text.parse().expect("address");
@@ -29,6 +34,9 @@ fn tuples(number: u8) -> [Key; 2] {
     [orig, reply].map(|tuple| Key::from_tuple(&tuple).expect("one family"))
 }
 
+/// Rules one by one, and through queues.
+const WAYS: [bool; 2] = [false, true];
+
 struct Rig {
     plane: FlowPlane,
     nic: Arc<Nic>,
@@ -38,14 +46,23 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(knobs: Knobs) -> Self {
-        let nic = Nic::new(&PORTS, 1, Knobs::default());
+    fn new(by_queue: bool) -> Self {
+        Self::with(by_queue, Knobs::default())
+    }
+
+    fn with(by_queue: bool, knobs: Knobs) -> Self {
+        let nic = Nic::new(&PORTS, 1, Knobs { queues_alone: knobs.queues_alone, ..Knobs::default() });
         let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
         let port = |id: u16| {
-            let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
+            let mut rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
+            if by_queue {
+                let queues = FlowQueues { queues: 2, depth: 8, rules: 64 };
+                rules.configure(&queues).expect("the model has queues");
+            }
             let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
             let found = probe.run(&mut &*nic);
-            PortRules::new(id, rules, found, policy)
+            let site = Site { mac: GATEWAY, egress: 1 - id, queues: vec![0] };
+            PortRules::new(id, rules, found, policy).at(site)
         };
         let hardware =
             Hardware { ports: PORTS.map(port).into(), hot: Hot::default(), model: Some(Arc::clone(&nic)) };
@@ -55,6 +72,7 @@ impl Rig {
             AdjacencyTable::create(64, table.qsbr(), placement).expect("memory");
         let (context_table, contexts) = ContextTable::create(table.qsbr(), placement).expect("memory");
         let mut offload = Offload::new(hardware, (&table, &context_table, &adjacency_table));
+        offload.set_patience(Duration::from_micros(100), Duration::from_millis(1));
         let lengths = PortLengths { may_come: 1500, may_leave_by: HashMap::new() };
         offload.set_lengths(vec![lengths.clone(), lengths]);
         let guards = nic.rules();
@@ -115,16 +133,21 @@ impl Rig {
 
     /// Workers carry so many packets that the direction is hot, and tell of it.
     fn heat(&mut self, number: u8, dir: usize) {
-        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
         for _ in 0..2 {
-            if let Some(slot) = self.plane.table.resolve(flow) {
-                for _ in 0..HOT {
-                    self.plane.table.entry(slot).count(100, self.now as u32);
-                }
-            }
-            self.plane.offload.consider(flow);
+            self.count(number, dir);
             self.pass(200);
         }
+    }
+
+    /// The same, but no time passes.
+    fn count(&mut self, number: u8, dir: usize) {
+        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
+        if let Some(slot) = self.plane.table.resolve(flow) {
+            for _ in 0..HOT {
+                self.plane.table.entry(slot).count(100, self.now as u32);
+            }
+        }
+        self.plane.offload.consider(flow);
     }
 
     fn pass(&mut self, millis: u64) {
@@ -147,14 +170,30 @@ impl Rig {
         let with_rule = offload.placed.values().filter(|placed| placed.rule.is_some());
         assert_eq!(with_rule.clone().count(), self.rules(), "{:?}", offload.placed);
         for placed in with_rule {
-            let leaving = matches!(
-                offload.ports[placed.port].scheduler.whereabouts(name(placed.flow)),
-                Whereabouts::ComingOut(Some(_))
-            );
-            assert!(self.flies(placed.flow) || leaving, "{placed:?}");
+            let port = &offload.ports[placed.port];
+            let by_queue = placed.rule.is_some_and(FlowId::is_queued);
+            let leaving = match port.scheduler.whereabouts(name(placed.flow)) {
+                Whereabouts::ComingOut(error) => error.is_some() || by_queue,
+                // Out as soon as it is in.
+                Whereabouts::GoingIn => !port.under_way.is_empty(),
+                _ => false,
+            };
+            // One whose direction is over goes with the next orders.
+            let is_over = offload.haunted.contains_key(&placed.key);
+            assert!(self.flies(placed.flow) || leaving || is_over, "{placed:?}");
             let counted = offload.to_count.iter().filter(|(_, _, rule)| placed.rule == Some(*rule));
-            assert_eq!(counted.count(), 1, "{placed:?}");
+            assert_eq!(counted.count(), usize::from(placed.is_in), "{placed:?}");
         }
+        let counts = |placed: &&Placed| placed.counts;
+        assert_eq!(offload.carried(), offload.placed.values().filter(counts).count() as u64);
+    }
+
+    /// Connections that NICs carry, by looking at all.
+    fn carried(&self) -> usize {
+        let offload = &self.plane.offload;
+        let carried =
+            |flows: &&[FlowRef; 2]| flows.iter().any(|flow| offload.has(*flow) && offload.carries(*flow));
+        self.flows.values().filter(carried).count()
     }
 }
 
@@ -165,10 +204,13 @@ fn a_hot_direction_goes_in_and_leaves_before_it_changes() {
         |rig, flow| rig.plane.set_state(flow, EntryState::Candidate),
         |rig, flow| rig.plane.set_state(flow, EntryState::Closing),
         |rig, flow| rig.plane.set_length(flow, 1500, true),
-        |rig, _| rig.remove(1),
+        |rig, _| {
+            rig.remove(1);
+            rig.pass(0);
+        },
     ];
-    for change in changes {
-        let mut rig = Rig::new(Knobs::default());
+    for (change, by_queue) in changes.into_iter().flat_map(|change| WAYS.map(|way| (change, way))) {
+        let mut rig = Rig::new(by_queue);
         assert!(rig.insert(1));
         rig.prove(1, 0);
         rig.heat(1, 0);
@@ -182,96 +224,110 @@ fn a_hot_direction_goes_in_and_leaves_before_it_changes() {
 
 #[test]
 fn a_direction_that_comes_in_elsewhere_leaves_there() {
-    let mut rig = Rig::new(Knobs::default());
-    rig.insert(1);
-    for port in [0, 1, 0] {
-        rig.prove_by(1, 0, port);
-        rig.heat(1, 0);
-        let flow = rig.flows[&1][0];
-        assert!(rig.plane.offload.has(flow));
-        rig.plane.set_state(flow, EntryState::Candidate);
-        assert_eq!(rig.rules(), 0, "port {port}");
-        rig.check();
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        rig.insert(1);
+        for port in [0, 1, 0] {
+            rig.prove_by(1, 0, port);
+            rig.heat(1, 0);
+            let flow = rig.flows[&1][0];
+            assert!(rig.plane.offload.has(flow));
+            rig.plane.set_state(flow, EntryState::Candidate);
+            assert_eq!(rig.rules(), 0, "port {port}");
+            rig.check();
+        }
+        // What waited to be read is forgotten with its rule.
+        rig.pass(2 * COUNT_EVERY);
+        assert!(rig.plane.offload.to_count.is_empty());
     }
-    // What waited to be read is forgotten with its rule.
-    rig.pass(2 * COUNT_EVERY);
-    assert!(rig.plane.offload.to_count.is_empty());
 }
 
 #[test]
 fn only_what_flies_and_fits_goes_in() {
-    let mut rig = Rig::new(Knobs::default());
-    rig.insert(1);
-    rig.heat(1, 0);
-    assert_eq!(rig.rules(), 0, "not proved");
-    rig.prove(1, 0);
-    let flow = rig.flows[&1][0];
-    // Longer packets can come than are known to leave, and there is no route to ask for.
-    rig.plane.set_length(flow, 1499, false);
-    rig.heat(1, 0);
-    assert_eq!(rig.rules(), 0);
-    let why = rig.plane.offload.why_not(flow).expect("put off");
-    assert!(why.contains("packets of up to 1500 bytes can come in, and only 1499"), "{why}");
-    rig.plane.set_length(flow, 1500, false);
-    rig.pass(1_000);
-    rig.heat(1, 0);
-    assert_eq!(rig.rules(), 1);
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        rig.insert(1);
+        rig.heat(1, 0);
+        assert_eq!(rig.rules(), 0, "not proved");
+        rig.prove(1, 0);
+        let flow = rig.flows[&1][0];
+        // Longer packets can come than are known to leave, and there is no route to ask for.
+        rig.plane.set_length(flow, 1499, false);
+        rig.heat(1, 0);
+        assert_eq!(rig.rules(), 0);
+        let why = rig.plane.offload.why_not(flow).expect("put off");
+        assert!(why.contains("packets of up to 1500 bytes can come in, and only 1499"), "{why}");
+        rig.plane.set_length(flow, 1500, false);
+        rig.pass(1_000);
+        rig.heat(1, 0);
+        assert_eq!(rig.rules(), 1);
+    }
 }
 
 #[test]
 fn what_the_nic_counts_is_the_connections() {
-    let mut rig = Rig::new(Knobs::default());
-    rig.insert(1);
-    rig.prove(1, 0);
-    rig.heat(1, 0);
-    let (flow, before) = (rig.flows[&1][0], rig.plane.counters(rig.flows[&1][0]).packets);
-    let mut frame = frame_of(1);
-    for _ in 0..7 {
-        assert_eq!(rig.nic.process(0, &mut frame.clone()), dataplane::hardware::model::Outcome::Sent(1));
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        rig.insert(1);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        let (flow, before) = (rig.flows[&1][0], rig.plane.counters(rig.flows[&1][0]).packets);
+        let mut frame = frame_of(1);
+        for _ in 0..7 {
+            assert_eq!(rig.nic.process(0, &mut frame.clone()), Outcome::Sent(1));
+        }
+        rig.pass(COUNT_EVERY);
+        let counters = rig.plane.counters(flow);
+        assert_eq!((counters.packets, counters.last_seen), (before + 7, rig.now as u32));
+        // Neither is lost when the rule goes and comes again.
+        rig.plane.set_state(flow, EntryState::Candidate);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        assert!(rig.plane.offload.has(flow));
+        let before = rig.plane.counters(flow).packets;
+        rig.nic.process(0, &mut frame);
+        rig.pass(COUNT_EVERY);
+        assert_eq!(rig.plane.counters(flow).packets, before + 1);
+        // Nor what came after the last reading.
+        rig.nic.process(0, &mut frame_of(1));
+        rig.remove(1);
+        rig.pass(0);
+        assert_eq!(rig.plane.offload.totals(), (9, 9 * 42));
     }
-    rig.pass(COUNT_EVERY);
-    let counters = rig.plane.counters(flow);
-    assert_eq!((counters.packets, counters.last_seen), (before + 7, rig.now as u32));
-    // Neither is lost when the rule goes and comes again.
-    rig.plane.set_state(flow, EntryState::Candidate);
-    rig.prove(1, 0);
-    rig.heat(1, 0);
-    assert!(rig.plane.offload.has(flow));
-    let before = rig.plane.counters(flow).packets;
-    rig.nic.process(0, &mut frame);
-    rig.pass(COUNT_EVERY);
-    assert_eq!(rig.plane.counters(flow).packets, before + 1);
-    rig.remove(1);
-    assert_eq!(rig.plane.offload.totals().0, 8);
 }
 
 #[test]
 fn a_tuple_is_nobodys_until_its_rule_is_gone() {
-    let mut rig = Rig::new(Knobs::default());
-    rig.insert(1);
-    rig.prove(1, 0);
-    rig.heat(1, 0);
-    rig.nic.set(|knobs| knobs.stuck = Stuck::Refuses);
-    rig.remove(1);
-    assert_eq!(rig.rules(), 1);
-    assert!(!rig.insert(1), "its packets would go where those of the former connection went");
-    assert!(rig.insert(2));
-    rig.nic.set(|knobs| knobs.stuck = Stuck::No);
-    rig.pass(1_000);
-    assert_eq!(rig.rules(), 0);
-    assert!(rig.insert(1));
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        rig.insert(1);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        rig.nic.set(|knobs| knobs.stuck = Stuck::Refuses);
+        rig.remove(1);
+        rig.pass(0);
+        assert_eq!(rig.rules(), 1);
+        assert!(!rig.insert(1), "its packets would go where those of the former connection went");
+        assert!(rig.insert(2));
+        rig.nic.set(|knobs| knobs.stuck = Stuck::No);
+        rig.pass(1_000);
+        assert_eq!(rig.rules(), 0);
+        assert!(rig.insert(1));
+    }
 }
 
 #[test]
 fn no_rule_stays_behind() {
-    let mut rig = Rig::new(Knobs::default());
-    rig.insert(1);
-    rig.prove(1, 0);
-    rig.heat(1, 0);
-    let nic = Arc::clone(&rig.nic);
-    assert!(nic.rules() > 0);
-    drop(rig);
-    assert_eq!(nic.rules(), 0, "guards included");
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        rig.insert(1);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        let nic = Arc::clone(&rig.nic);
+        assert!(nic.rules() > 0);
+        drop(rig);
+        assert_eq!(nic.rules(), 0, "guards included");
+    }
 }
 
 /// A packet of the original direction.
@@ -307,9 +363,11 @@ enum Event {
 enum Fault {
     None,
     Stuck,
+    OutOfOrder,
     Full(usize),
     Refuses(Call),
     Slow(u64),
+    Busy,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -327,6 +385,10 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         Just(Fault::Refuses(Call::Create)),
         Just(Fault::Refuses(Call::Destroy)),
         Just(Fault::Refuses(Call::Query)),
+        Just(Fault::Refuses(Call::Complete)),
+        Just(Fault::Refuses(Call::Enqueue)),
+        Just(Fault::Busy),
+        Just(Fault::OutOfOrder),
         (0..2_000_u64).prop_map(Fault::Slow),
     ];
     let event = prop_oneof![
@@ -345,8 +407,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_no_rule_is_without_its_flow(events in events()) {
-        let mut rig = Rig::new(Knobs::default());
+    fn whatever_happens_no_rule_is_without_its_flow(events in events(), by_queue: bool) {
+        let mut rig = Rig::new(by_queue);
         let guards = rig.guards;
         for event in events {
             match event {
@@ -369,6 +431,10 @@ proptest! {
                         Fault::Stuck => knobs.stuck = Stuck::Refuses,
                         Fault::Full(room) => knobs.capacity = guards + room,
                         Fault::Refuses(call) => knobs.refusals = vec![(call, Errno::EIO)],
+                        Fault::OutOfOrder => knobs.out_of_order = true,
+                        Fault::Busy => {
+                            knobs.refusals = [Call::Enqueue, Call::Destroy].map(|call| (call, Errno::EAGAIN)).into();
+                        }
                         Fault::Slow(millis) => knobs.latency = Latency { millis, packets: 0 },
                     }
                 }),
@@ -384,5 +450,6 @@ proptest! {
         let stays = |placed: &Placed| placed.rule.is_none() || rig.flies(placed.flow);
         prop_assert!(rig.plane.offload.placed.values().all(stays));
         prop_assert!(rig.plane.offload.haunted.is_empty());
+        prop_assert_eq!(rig.plane.offload.carried() as usize, rig.carried());
     }
 }
