@@ -18,8 +18,9 @@ use super::{Name, Offload, cannot, name};
 /// How often a rule is looked at, in milliseconds; and how soon again if it differs.
 pub(super) const EVERY: u64 = 5_000;
 pub(super) const AGAIN: u64 = 500;
-/// Rules looked at in one go: each may cost a question to the kernel's routing.
-const BATCH: usize = 64;
+/// Rules looked at in a second, and in one go: each may cost a question to the kernel's routing.
+const RATE: u64 = 2_000;
+const BATCH: u64 = 64;
 /// How often the rules that a port holds are compared with those that were made.
 pub(super) const BOOKS_EVERY: u64 = 10_000;
 /// So many packets by workers, and none by the NIC that has the rule, say that it does nothing.
@@ -118,6 +119,9 @@ pub(super) fn compare(facts: &Facts<'_>) -> Option<Difference> {
 pub(super) struct Audit {
     due: BTreeSet<(u64, Name, FlowId)>,
     books_due: u64,
+    /// Thousandths of looks that may be taken now, and as of when.
+    budget: u64,
+    filled_at: u64,
     /// Rules of a port that nobody knew at the last look into the books.
     strangers: HashSet<(usize, u64)>,
     /// By port: rules in a row that do nothing.
@@ -146,11 +150,16 @@ impl Offload {
             self.audit.books_due = now + BOOKS_EVERY;
             (0..self.ports.len()).for_each(|port| self.compare_books(port));
         }
+        let audit = &mut self.audit;
+        let passed = now.saturating_sub(audit.filled_at);
+        audit.budget = audit.budget.saturating_add(passed.saturating_mul(RATE)).min(BATCH * 1000);
+        audit.filled_at = now;
         let mut flows = Vec::new();
         while let Some(first) = self.audit.due.first().copied().filter(|(due, ..)| *due <= now)
-            && flows.len() < BATCH
+            && self.audit.budget >= 1000
         {
             self.audit.due.remove(&first);
+            self.audit.budget -= 1000;
             let (_, name, rule) = first;
             // A later rule of the same direction has a place of its own.
             let placed = self.placed.get(&name).filter(|placed| placed.rule == Some(rule));

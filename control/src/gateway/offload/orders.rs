@@ -55,7 +55,7 @@ impl Offload {
 
     /// Hears what became of orders; how many have ended.
     fn collect(&mut self, port: usize, now: u64) -> usize {
-        let ended = self.ports.get_mut(port).map(super::PortRules::pull).unwrap_or_default();
+        let ended = self.ports.get_mut(port).map(|port| port.pull(now)).unwrap_or_default();
         let count = ended.len();
         for (order, outcome) in ended {
             match order {

@@ -162,8 +162,8 @@ impl PortRules {
     }
 
     /// What the NIC is done with.
-    pub(super) fn pull(&mut self) -> Vec<(Order<Name>, Result<(), FlowError>)> {
-        self.rules.as_ref().map(|rules| self.under_way.pull(rules)).unwrap_or_default()
+    pub(super) fn pull(&mut self, now: u64) -> Vec<(Order<Name>, Result<(), FlowError>)> {
+        self.rules.as_ref().map(|rules| self.under_way.pull(rules, now)).unwrap_or_default()
     }
 
     /// The rule of a direction, as `ids` number the gateway's ports for DPDK.
@@ -230,7 +230,9 @@ fn numbered(mut flow: HardwareFlow, ids: &[u16]) -> Result<HardwareFlow, FlowErr
 impl Drop for PortRules {
     /// No rule stays behind.
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.rules.as_ref().map(FlowRules::flush) {
+        let Some(rules) = &self.rules else { return };
+        self.under_way.drain(rules);
+        if let Err(error) = rules.flush() {
             tracing::error!(%error, port = self.id, "rules may have stayed in the NIC: reset it, or unbind and bind it");
         }
     }

@@ -3,6 +3,7 @@
 mod audit;
 mod queues;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 
 use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
@@ -43,6 +44,8 @@ struct Rig {
     guards: usize,
     flows: HashMap<u8, [FlowRef; 2]>,
     now: u64,
+    /// Rules that the NIC was made to forget.
+    lost: HashSet<(usize, u64)>,
 }
 
 impl Rig {
@@ -88,7 +91,7 @@ impl Rig {
             epoch,
             offload,
         };
-        Self { plane, nic, guards, flows: HashMap::new(), now: 1 }
+        Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new() }
     }
 
     fn insert(&mut self, number: u8) -> bool {
@@ -168,7 +171,19 @@ impl Rig {
     fn check(&self) {
         let offload = &self.plane.offload;
         let with_rule = offload.placed.values().filter(|placed| placed.rule.is_some());
-        assert_eq!(with_rule.clone().count(), self.rules(), "{:?}", offload.placed);
+        let known: HashSet<(usize, u64)> =
+            with_rule.clone().filter_map(|placed| Some((placed.port, placed.rule?.number()))).collect();
+        let mut held = HashSet::new();
+        for (index, port) in offload.ports.iter().enumerate() {
+            let guards = port.guards().iter().map(|guard| guard.number());
+            held.extend(port.rules().expect("it carries").held().into_iter().map(|number| (index, number)));
+            guards.for_each(|guard| assert!(held.remove(&(index, guard))));
+        }
+        assert_eq!(held.len(), self.rules());
+        let strange: Vec<_> = held.difference(&known).collect();
+        assert!(strange.is_empty(), "{strange:?} {:?}", offload.placed);
+        let missing = known.difference(&held).find(|missing| !self.lost.contains(missing));
+        assert_eq!(missing, None, "{:?}", offload.placed);
         for placed in with_rule {
             let port = &offload.ports[placed.port];
             let by_queue = placed.rule.is_some_and(FlowId::is_queued);
@@ -356,6 +371,12 @@ enum Event {
     Heat(u8, usize),
     State(u8, usize, EntryState),
     Pass(u64),
+    /// Time passes, and who is due is looked at.
+    Audit(u64),
+    /// The NIC forgets the rule of a direction.
+    Lose(u8, usize),
+    /// The NIC is made to begin anew.
+    Remake(usize),
     Fault(Fault),
 }
 
@@ -398,6 +419,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Heat(flow, dir)),
         3 => (flow(), 0..2_usize, state).prop_map(|(flow, dir, state)| Event::State(flow, dir, state)),
         2 => (0..3_000_u64).prop_map(Event::Pass),
+        2 => (0..6_000_u64).prop_map(Event::Audit),
+        1 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Lose(flow, dir)),
+        1 => (0..2_usize).prop_map(Event::Remake),
         2 => fault.prop_map(Event::Fault),
     ];
     proptest::collection::vec(event, 1..60)
@@ -409,7 +433,7 @@ proptest! {
     #[test]
     fn whatever_happens_no_rule_is_without_its_flow(events in events(), by_queue: bool) {
         let mut rig = Rig::new(by_queue);
-        let guards = rig.guards;
+        let (guards, mut is_healthy) = (rig.guards, true);
         for event in events {
             match event {
                 Event::Insert(number) => {
@@ -424,7 +448,17 @@ proptest! {
                     }
                 }
                 Event::Pass(millis) => rig.pass(millis),
+                Event::Audit(millis) => rig.audit(millis, true),
+                Event::Lose(number, dir) => {
+                    if let Some(flow) = rig.flows.get(&number).map(|flows| flows[dir]) {
+                        rig.lose(flow);
+                    }
+                }
+                // A NIC with faults would be found to be able to nothing.
+                Event::Remake(port) if is_healthy => rig.plane.offload.remake(port, rig.now),
+                Event::Remake(_) => {}
                 Event::Fault(fault) => rig.nic.set(|knobs| {
+                    is_healthy = matches!(fault, Fault::None | Fault::OutOfOrder);
                     *knobs = Knobs::default();
                     match fault {
                         Fault::None => {}
@@ -444,8 +478,9 @@ proptest! {
         // When the faults are over, what does not fly has no rule, and every tuple can be used.
         rig.nic.set(|knobs| *knobs = Knobs::default());
         for _ in 0..30 {
-            rig.pass(1_000);
+            rig.audit(1_000, true);
         }
+        rig.lost.clear();
         rig.check();
         let stays = |placed: &Placed| placed.rule.is_none() || rig.flies(placed.flow);
         prop_assert!(rig.plane.offload.placed.values().all(stays));

@@ -4,6 +4,7 @@
 //! NIC. Where it has none, or refuses through them what it takes otherwise, an order ends before the call returns.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use dataplane::dpdk::flow_rule::{Completion, FlowError, FlowId, FlowQueues, FlowRule, FlowRules, OpStatus};
 use dataplane::hardware::scheduler::{Order, Policy};
@@ -15,6 +16,11 @@ const QUEUE: u16 = 0;
 /// Ends that are pulled in one go.
 const PULLED: usize = 256;
 
+/// A NIC that was not done with any of its orders for so long, in milliseconds, is told of.
+const UNANSWERED: u64 = 5_000;
+/// How long the end of a port waits for orders to end.
+const LAST_PATIENCE: Duration = Duration::from_millis(200);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct UnderWay {
@@ -25,6 +31,8 @@ pub(in crate::gateway) struct UnderWay {
     unpushed: bool,
     /// The queue fails, which was told.
     fails: bool,
+    /// Since when no order has ended though there are some, and whether it was told.
+    quiet: Option<(u64, bool)>,
     /// Why queues are not used, though there are some; told once.
     refused: Option<String>,
 }
@@ -111,7 +119,35 @@ impl UnderWay {
     }
 
     /// Orders that have ended, and how.
-    pub(super) fn pull(&mut self, rules: &FlowRules) -> Vec<(Order<Name>, Result<(), FlowError>)> {
+    pub(super) fn pull(&mut self, rules: &FlowRules, now: u64) -> Vec<(Order<Name>, Result<(), FlowError>)> {
+        let ended = self.pull_some(rules);
+        if !ended.is_empty() || self.orders.is_empty() {
+            self.quiet = None;
+            return ended;
+        }
+        let (since, told) = self.quiet.get_or_insert((now, false));
+        if !*told && now.saturating_sub(*since) >= UNANSWERED {
+            *told = true;
+            tracing::error!(
+                orders = self.orders.len(),
+                "the NIC does not say what became of orders to make and remove rules: what is in stays, nothing more goes in"
+            );
+        }
+        ended
+    }
+
+    /// Waits for all orders to end, and not for long: before rules are given up.
+    pub(super) fn drain(&mut self, rules: &FlowRules) {
+        let begun = Instant::now();
+        self.push(rules);
+        while !self.orders.is_empty() && begun.elapsed() < LAST_PATIENCE {
+            if self.pull_some(rules).is_empty() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn pull_some(&mut self, rules: &FlowRules) -> Vec<(Order<Name>, Result<(), FlowError>)> {
         if self.orders.is_empty() {
             return Vec::new();
         }

@@ -17,7 +17,7 @@ fn rig(by_queue: bool) -> (Rig, FlowRef) {
 
 impl Rig {
     /// Time passes, and whoever is due is looked at.
-    fn audit(&mut self, millis: u64, known: bool) {
+    pub(super) fn audit(&mut self, millis: u64, known: bool) {
         self.pass(millis);
         for flow in self.plane.offload.to_audit(self.now) {
             if !self.plane.offload.look(flow, known, self.now) {
@@ -38,9 +38,12 @@ impl Rig {
     }
 
     /// The NIC forgets a rule of a direction.
-    fn lose(&mut self, flow: FlowRef) {
-        let rule = self.plane.offload.placed[&name(flow)].rule.expect("it is in");
-        self.nic.lose(rule.number());
+    pub(super) fn lose(&mut self, flow: FlowRef) {
+        let placed = self.plane.offload.placed.get(&name(flow));
+        if let Some((port, rule)) = placed.and_then(|placed| Some((placed.port, placed.rule?.number()))) {
+            self.nic.lose(rule);
+            self.lost.insert((port, rule));
+        }
     }
 }
 
