@@ -21,7 +21,7 @@ impl State {
             }
         }
         self.plane.offload.tick(now);
-        for flow in self.plane.offload.to_audit(now) {
+        for flow in self.plane.offload.due_for_audit(now) {
             let known = self.tracker.mark(flow, &self.plane).is_some();
             if !self.plane.offload.look(flow, known, now) {
                 // Nobody would ever take it back.

@@ -145,7 +145,7 @@ impl Audit {
 
 impl Offload {
     /// Directions whose rules are to be [looked at](Self::look) now.
-    pub(in crate::gateway) fn to_audit(&mut self, now: u64) -> Vec<FlowRef> {
+    pub(in crate::gateway) fn due_for_audit(&mut self, now: u64) -> Vec<FlowRef> {
         if now >= self.audit.books_due {
             self.audit.books_due = now + BOOKS_EVERY;
             (0..self.ports.len()).for_each(|port| self.compare_books(port));

@@ -30,7 +30,7 @@ const DEPTH: u32 = 512;
 
 /// Queues for rules: one for those of flows, one for calls that wait.
 const fn wanted(config: &Config) -> FlowQueues {
-    FlowQueues { queues: 2, depth: DEPTH, rules: config.flows.capacity as u32 }
+    FlowQueues { queues: 2, depth: DEPTH, rules: config.flows.capacity }
 }
 
 /// Sets up queues for rules where the driver has them, which is between a port's configuration and its start. What is

@@ -15,11 +15,14 @@ fn rig(by_queue: bool) -> (Rig, FlowRef) {
     (rig, flow)
 }
 
+/// Does something behind control's back.
+type Break = fn(&mut Rig, FlowRef);
+
 impl Rig {
     /// Time passes, and whoever is due is looked at.
     pub(super) fn audit(&mut self, millis: u64, known: bool) {
         self.pass(millis);
-        for flow in self.plane.offload.to_audit(self.now) {
+        for flow in self.plane.offload.due_for_audit(self.now) {
             if !self.plane.offload.look(flow, known, self.now) {
                 self.plane.set_state(flow, EntryState::Candidate);
             }
@@ -115,8 +118,7 @@ fn a_rule_that_is_nobodys_is_removed() {
 
 #[test]
 fn a_direction_that_went_unheard_has_no_rule() {
-    // Whoever changes the table behind control's back.
-    let breaks: [(fn(&mut Rig, FlowRef), Differences); 3] = [
+    let breaks: [(Break, Differences); 3] = [
         (
             |rig, flow| {
                 let slot = rig.plane.table.resolve(flow).expect("it is there");
@@ -133,15 +135,8 @@ fn a_direction_that_went_unheard_has_no_rule() {
         ),
         (
             |rig, flow| {
-                rig.plane
-                    .offload
-                    .placed
-                    .get_mut(&name(flow))
-                    .expect("it is in")
-                    .told
-                    .as_mut()
-                    .expect("a rule")
-                    .macs[0][5] ^= 1
+                let placed = rig.plane.offload.placed.get_mut(&name(flow)).expect("it is in");
+                placed.told.as_mut().expect("a rule").macs[0][5] ^= 1;
             },
             Differences { outdated: 1, ..CLEAN },
         ),
