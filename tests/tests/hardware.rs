@@ -209,6 +209,30 @@ fn rules_can_be_tried_by_hand() -> Result<()> {
 }
 
 #[test]
+fn a_nic_without_groups_carries_packets_of_one_ttl() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab()
+        .config("hardware.model", "groups = false")
+        .config("flows", "reprove_every = \"10m\"")
+        .build()?;
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    // Packets come with another TTL from here on: with a rule for those.
+    for ttl in [64, 50] {
+        lab.client().sysctl("net.ipv4.ip_default_ttl", &ttl.to_string())?;
+        let before = lab.flyover().map(settled).transpose()?;
+        until_in_hardware(&lab, "tcp", pair.source_port(), || pair.ping(1))?;
+        let transfer = pair.transfer(Way::Up, 5_000_000)?;
+        assert_eq!(transfer.sent, transfer.received);
+        let (Some(gateway), Some(before)) = (lab.flyover(), before) else { continue };
+        let after = settled(gateway)?;
+        let [fast, hardware, _] = [0, 1, 2].map(|n| after[n] - before[n]);
+        assert!(hardware > 5 * fast, "TTL {ttl}: {fast} by workers, {hardware} by the NIC");
+    }
+    pair.finish()
+}
+
+#[test]
 fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
     let _turn = turn::take();
     let lab = lab().config("hardware.model", "tier = \"none\"").build()?;

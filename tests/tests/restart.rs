@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lab::change::udp_pair;
 use lab::rules::HOME_ROUTER;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::SERVER;
-use lab::{Lab, Namespace, Plane, Result, conntrack, turn, wait};
+use lab::{Gateway, Lab, Namespace, Plane, Result, conntrack, turn, udp, wait};
 use serde_json::Value;
 
 /// What users have configured on twins, without what comes and goes with the carrier.
@@ -99,6 +101,81 @@ fn kill_9_under_load_and_restart() -> Result<()> {
     pairs.into_iter().try_for_each(Pair::finish)
 }
 
+/// Directions with a rule, on all ports.
+fn rules(gateway: &Gateway) -> Result<u64> {
+    let told: Value = serde_json::from_str(&gateway.ask(&["hardware", "--json"])?).expect("JSON");
+    let ports = told.as_array().into_iter().flatten();
+    Ok(ports.filter_map(|port| port.pointer("/directions/hardware")?.as_u64()).sum())
+}
+
+/// At any moment while rules come and go: the next process begins with a clean NIC, and traffic goes on.
+#[test]
+fn kill_9_at_any_moment_while_the_nic_carries() -> Result<()> {
+    const STREAMS: u16 = 3;
+    let _turn = turn::take();
+    // Each direction leaves the NIC and comes back every two seconds.
+    let hardware = [("hardware", "offload = \"model\""), ("hardware", "hot = 20")];
+    let builder = Lab::builder(Plane::under_test()).rules(HOME_ROUTER);
+    let builder = hardware.iter().fold(builder, |builder, (table, line)| builder.config(table, line));
+    let mut lab = builder.config("flows", "reprove_every = \"2s\"").build()?;
+    if lab.flyover().is_none() {
+        return Ok(());
+    }
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let tcp = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    let pairs = (0..STREAMS).map(|number| udp_pair(&lab, 5000 + number)).collect::<Result<Vec<_>>>()?;
+    let start = |pair| udp::Stream::start(pair, Duration::from_millis(5), true);
+    let streams = pairs.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let in_nic = |lab: &Lab, least: u64| {
+        wait::until_true(wait::PATIENCE, "the streams to be in the NIC", || {
+            lab.flyover().is_some_and(|gateway| rules(gateway).is_ok_and(|rules| rules >= least))
+        })
+    };
+    let ids = |lab: &Lab| -> Result<BTreeSet<u64>> {
+        let ours =
+            |entry: &conntrack::Entry| (5000..5000 + STREAMS).contains(&entry.original.destination_port);
+        Ok(conntrack::list(lab.gateway())?.iter().filter(|entry| ours(entry)).map(|entry| entry.id).collect())
+    };
+    in_nic(&lab, u64::from(STREAMS))?;
+    let ids_before = ids(&lab)?;
+    let mut chance =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64 | 1);
+    for round in 0..4 {
+        in_nic(&lab, 1)?;
+        // xorshift64
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        let moment = Duration::from_millis(chance % 2500);
+        println!("round {round}: killed after {moment:?}");
+        thread::sleep(moment);
+        lab.flyover_mut().expect("Flyover forwards").kill()?;
+        for host in [lab.client(), lab.server()] {
+            assert_eq!(host.interfaces()?, ["lo"], "the wire side is left behind");
+        }
+        lab.restart()?;
+        let before: Vec<u64> = streams.iter().map(udp::Stream::received).collect();
+        wait::until_true(wait::PATIENCE, "all streams to go on", || {
+            streams.iter().zip(&before).all(|(stream, before)| stream.received() > before + 100)
+        })?;
+        let transfer = tcp.transfer(Way::Up, 2_000_000)?;
+        assert_eq!(transfer.sent, transfer.received);
+        in_nic(&lab, u64::from(STREAMS))?;
+    }
+    assert_eq!(ids(&lab)?, ids_before, "the connections are the same");
+    for stream in streams {
+        assert_eq!((stream.foreign(), stream.duplicated()), (0, 0));
+        stream.finish();
+    }
+    tcp.finish()?;
+    // Nor does a rule stay when it ends by itself: it would say so.
+    let gateway = lab.flyover_mut().expect("Flyover forwards");
+    let carried = rules(gateway)?;
+    let status = gateway.stop()?;
+    assert_eq!(status.code(), Some(0), "{status} with {carried} rules");
+    Ok(())
+}
+
 /// SIGTERM and a start: the same, and nothing left behind in between but the twins.
 #[test]
 fn clean_stop_and_restart() -> Result<()> {
@@ -147,7 +224,7 @@ fn neighbours_outlive_a_process_whose_descriptors_are_stored() -> Result<()> {
     };
     lab.until_flying("tcp", pair.source_port(), || pair.ping(1))?;
     watched()?;
-    fn flyover(lab: &mut Lab) -> &mut lab::Gateway {
+    fn flyover(lab: &mut Lab) -> &mut Gateway {
         lab.flyover_mut().expect("Flyover forwards")
     }
     flyover(&mut lab).stop()?;

@@ -127,6 +127,8 @@ pub struct ModelConfig {
     pub capacity: u32,
     /// Whether rules go through queues.
     pub queues: bool,
+    /// Whether rules can be grouped behind guards.
+    pub groups: bool,
 }
 
 /// `[api]`

@@ -70,6 +70,7 @@ pub(super) struct RawModel {
     pub(super) tier: Option<Spanned<String>>,
     pub(super) capacity: Option<Spanned<i64>>,
     pub(super) queues: Option<bool>,
+    pub(super) groups: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

@@ -85,11 +85,13 @@ fn assemble(
     Ok(Config { notices: notices(&config), ..config })
 }
 
-/// What is accepted, since files for later versions have it too, but does nothing yet.
+/// What is accepted, and an operator should know of.
 fn notices(config: &Config) -> Vec<String> {
     let mut notices = Vec::new();
-    if let Some(listen) = config.metrics.listen {
-        notices.push(format!("metrics.listen = \"{listen}\": this version serves no metrics yet"));
+    if let Some(listen) = config.metrics.listen.filter(|listen| !listen.ip().is_loopback()) {
+        notices.push(format!(
+            "metrics.listen = \"{listen}\": whoever reaches this address reads the gateway's counters, without a password"
+        ));
     }
     notices
 }
@@ -341,6 +343,7 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
             tier,
             capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)?,
             queues: raw.model.queues.unwrap_or(true),
+            groups: raw.model.groups.unwrap_or(true),
         },
     })
 }

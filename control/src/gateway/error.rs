@@ -85,6 +85,9 @@ pub enum GatewayError {
     /// The API socket could not be opened.
     #[error("the API socket could not be opened")]
     Api(#[from] crate::api::BindError),
+    /// Metrics can't be served.
+    #[error(transparent)]
+    Metrics(#[from] crate::metrics::BindError),
     /// A thread could not be started.
     #[error("a {what} thread could not be started")]
     Thread {

@@ -13,11 +13,11 @@ impl State {
     /// Passes on what workers told of, and lets time pass for NICs.
     pub(super) fn offload(&mut self, now: u64) {
         let wanted = self.config.hardware.mark;
-        while let Some(flow) = self.plane.offload.next_hot() {
-            let mark = self.tracker.mark(flow, &self.plane);
+        while let Some(told) = self.plane.offload.next_hot() {
+            let mark = self.tracker.mark(told.flow, &self.plane);
             // A connection that gets another mark leaves, as it proves itself again.
             if wanted.is_none_or(|wanted| mark.is_some_and(|mark| mark & wanted.mask == wanted.value)) {
-                self.plane.offload.consider(flow);
+                self.plane.offload.consider(told);
             }
         }
         self.plane.offload.tick(now);

@@ -29,6 +29,7 @@ pub use error::GatewayError;
 
 use crate::cli::RunOptions;
 use crate::config::Config;
+use crate::metrics::Listener;
 
 /// Runs a gateway until SIGTERM or SIGINT.
 ///
@@ -36,7 +37,12 @@ use crate::config::Config;
 ///
 /// Whatever keeps it from starting, or from going on. All that it made is undone: interfaces, sockets, devices.
 pub fn run(config: &Config, options: &RunOptions) -> Result<(), GatewayError> {
+    // Before anything is changed.
+    let listener = config.metrics.listen.map(Listener::bind).transpose()?;
     let mut gateway = start::start(config, options)?;
+    let serve = |listener: Listener| listener.serve(&config.api.socket);
+    let _metrics =
+        listener.map(serve).transpose().map_err(|source| GatewayError::Thread { what: "metrics", source })?;
     gateway.follow()
 }
 

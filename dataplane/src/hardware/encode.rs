@@ -123,6 +123,9 @@ pub fn carry(flow: &HardwareFlow, form: &Form, ttl: Ttl) -> FlowRule {
         Ttl::Decrement => None,
     };
     match_flow(&mut rule, flow, !form.is_guarded(), exact);
+    if form.integrity && !form.is_guarded() {
+        integrity(ip_kind(flow)).add_to(&mut rule);
+    }
     change_tags(&mut rule, flow);
     match form.fields {
         Fields::Set => set_fields(&mut rule, flow, ttl),
@@ -293,6 +296,10 @@ fn match_flow(rule: &mut FlowRule, flow: &HardwareFlow, alone: bool, ttl: Option
     ip.add_to(rule);
     let mut l4 = if alone { fit_l4(proto) } else { Pattern::new(l4_kind(proto)) };
     l4.exactly(0, &ports.to_ne_bytes()).add_to(rule);
+}
+
+fn ip_kind(flow: &HardwareFlow) -> ItemKind {
+    if flow.ether_type() == ETHER_IPV4 { ItemKind::IPV4 } else { ItemKind::IPV6 }
 }
 
 fn l4_kind(proto: u8) -> ItemKind {

@@ -172,7 +172,7 @@ impl Probe<'_> {
     /// Forms, the best first: behind guards before alone, checked by the NIC before not, on the switch before on the port.
     fn forms(&self) -> Vec<Form> {
         let mut forms = Vec::new();
-        for (group, integrity) in [(1, true), (1, false), (0, false)] {
+        for (group, integrity) in [(1, true), (1, false), (0, true), (0, false)] {
             for domain in [Domain::Transfer, Domain::Ingress] {
                 for fields in [Fields::Modify, Fields::Set] {
                     for egress in [Egress::RepresentedPort, Egress::PortId] {
@@ -379,7 +379,8 @@ fn describe(form: &Form) -> String {
         Egress::RepresentedPort => "represented_port",
     };
     let guards = match (form.group, form.integrity) {
-        (0, _) => "without groups",
+        (0, true) => "without groups, integrity",
+        (0, false) => "without groups",
         (_, true) => "groups, integrity",
         (_, false) => "groups",
     };

@@ -90,7 +90,8 @@ impl Carrier {
     /// Has a packet fly that was held.
     fn fly_late(&mut self, mut mbuf: Mbuf, outline: &Outline, slot: Slot) {
         let (adjacencies, now) = (self.link.adjacencies.all(), self.now);
-        let hot = (&self.link.hot, || self.link.hot.tell(&self.link.table, slot));
+        let tell = |mbuf: &Mbuf, l3| self.link.hot.tell(&self.link.table, slot, mbuf, l3);
+        let hot = (&self.link.hot, tell);
         let ready = match self.link.table.entry(slot) {
             Entry::V4(Entry4(line)) => {
                 egress::make_unusual_ready(adjacencies, line, &mut mbuf, outline, now, hot)

@@ -8,7 +8,8 @@ use crate::packet::{Outline, write_l2};
 
 /// Rewrites a packet from its IP header on, without padding, which the kernel trims too, puts the L2 header of its next
 /// hop before it, and counts it; gives the port that it leaves through, and its length. `None` happens to no packet that
-/// was parsed, with an adjacency that was learned. `tell` is called when the count is one to be told of.
+/// was parsed, with an adjacency that was learned. `tell` is called when the count is one to be told of, with what leaves
+/// and where its IP header is.
 #[inline(always)]
 pub(super) fn make_ready<L: Line>(
     adjacencies: Adjacencies<'_>,
@@ -16,7 +17,7 @@ pub(super) fn make_ready<L: Line>(
     mbuf: &mut Mbuf,
     outline: &Outline,
     now: u32,
-    (hot, tell): (&Hot, impl FnOnce()),
+    (hot, tell): (&Hot, impl FnOnce(&Mbuf, usize)),
 ) -> Option<(u16, u32)> {
     let adjacency = adjacencies.get(adjacency);
     let fields = adjacency.fields();
@@ -40,7 +41,7 @@ pub(super) fn make_ready<L: Line>(
         encapsulate(mbuf, outline, (entry, flags), adjacency)?
     };
     if hot.is_due(entry.view().count(bytes, now)) {
-        tell();
+        tell(mbuf, fields.header_len());
     }
     Some((fields.port(), bytes))
 }
@@ -53,7 +54,7 @@ pub(super) fn make_unusual_ready<L: Line>(
     mbuf: &mut Mbuf,
     outline: &Outline,
     now: u32,
-    hot: (&Hot, impl FnOnce()),
+    hot: (&Hot, impl FnOnce(&Mbuf, usize)),
 ) -> Option<(u16, u32)> {
     make_ready(adjacencies, (entry, entry.view().egress()), mbuf, outline, now, hot)
 }

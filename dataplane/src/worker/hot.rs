@@ -4,17 +4,27 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::dpdk::Mbuf;
 use crate::flow::{FlowRef, FlowTable, Slot};
 
 /// Directions that wait to be told of. What finds no room is told of with its next packets.
 const WAITING: usize = 4096;
+
+/// A direction that was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The direction.
+    pub flow: FlowRef,
+    /// The TTL, or hop limit, that its packet came in with.
+    pub ttl: u8,
+}
 
 /// Tells of a direction each time that it has had so many packets more; nobody looks through the table for them.
 #[derive(Clone, Debug)]
 pub struct Hot {
     /// One less than a power of two. All bits are set in no count, so that nothing is told of.
     mask: u64,
-    queue: Arc<ArrayQueue<FlowRef>>,
+    queue: Arc<ArrayQueue<Told>>,
 }
 
 impl Default for Hot {
@@ -32,7 +42,7 @@ impl Hot {
     }
 
     /// A direction that was told of.
-    pub fn pop(&self) -> Option<FlowRef> {
+    pub fn pop(&self) -> Option<Told> {
         self.queue.pop()
     }
 
@@ -42,9 +52,13 @@ impl Hot {
         packets & self.mask == 0
     }
 
+    /// Tells of the direction of a packet that is ready to leave, its TTL gone down; its IP header is at `l3`.
     #[cold]
     #[inline(never)]
-    pub(super) fn tell(&self, table: &FlowTable, slot: Slot) {
-        let _ = self.queue.push(table.reference(slot));
+    pub(super) fn tell(&self, table: &FlowTable, slot: Slot, mbuf: &Mbuf, l3: usize) {
+        let ip = mbuf.data().get(l3..).unwrap_or_default();
+        let at = if ip.first().is_some_and(|byte| byte >> 4 == 4) { 8 } else { 7 };
+        let left = ip.get(at).copied().unwrap_or(0);
+        let _ = self.queue.push(Told { flow: table.reference(slot), ttl: left.wrapping_add(1) });
     }
 }

@@ -295,7 +295,7 @@ impl<L: Line> Lane<L> {
                     }
                 },
             };
-            let tell = || link.hot.tell(&link.table, L::slot(index));
+            let tell = |mbuf: &Mbuf, l3| link.hot.tell(&link.table, L::slot(index), mbuf, l3);
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {
                 Some(adjacency) if ALONE => {
                     decide::saw_ack(&entry.view(), outline, now);

@@ -25,7 +25,7 @@ use crate::punt::{KernelFrames, LocalAddresses, PuntRings};
 use carrier::Carrier;
 pub use hold::CAPACITY as HOLD_CAPACITY;
 use hold::HoldQueue;
-pub use hot::Hot;
+pub use hot::{Hot, Told};
 use idle::Idle;
 pub use idle::{Activity, IdlePolicy};
 use lane::Lanes;

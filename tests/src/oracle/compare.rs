@@ -2,14 +2,16 @@
 
 use std::fmt;
 
+use dataplane::hardware::model::Outcome;
 use dataplane::packet::{DropReason, PuntReason, parse, tcp};
 
 use super::OracleError;
 use super::decode;
 use super::frames::{Input, has_bad_checksum};
+use super::hardware::Way;
 use super::kernel::{KernelGateway, Opened, Sent, is_answer};
 use super::links::Link;
-use super::plane::{FastPath, Outcome};
+use super::plane::{self, FastPath};
 
 /// What both gateways did with a packet.
 #[derive(Clone, Debug)]
@@ -90,6 +92,19 @@ pub enum Mismatch {
         /// What the kernel sent.
         kernel: Vec<Sent>,
     },
+    /// A NIC with rules does otherwise.
+    Nic {
+        /// Which rules.
+        way: Way,
+        /// What it did.
+        outcome: Outcome,
+        /// What it made of the packet.
+        frame: Vec<u8>,
+        /// By which port the packet should have left, and how; none if it is for software.
+        expected: Option<(u16, Vec<u8>)>,
+        /// What worker and kernel did.
+        finding: Box<Finding>,
+    },
 }
 
 /// Sends a packet through both, Flyover first.
@@ -107,13 +122,15 @@ pub fn compare(
     let outcome = fast.forward([(port, frame)])?;
     fast.reset(input.connection, &opened[input.connection]);
     Ok(match outcome.into_iter().next() {
-        Some(Outcome::Flew { port: out, frame: flown }) => flew(kernel, input, (out, flown), verify)?,
-        Some(Outcome::Punted { reason, frame: given }) if given == frame => {
+        Some(plane::Outcome::Flew { port: out, frame: flown }) => flew(kernel, input, (out, flown), verify)?,
+        Some(plane::Outcome::Punted { reason, frame: given }) if given == frame => {
             let answer = if input.harmless { Some(answer(&kernel.forward(port, frame)?)) } else { None };
             Finding::Punted { reason, kernel: answer }
         }
-        Some(Outcome::Punted { reason, frame }) => Finding::Mismatch(Mismatch::Changed { reason, frame }),
-        Some(Outcome::Dropped(reason)) => dropped(kernel, input, reason)?,
+        Some(plane::Outcome::Punted { reason, frame }) => {
+            Finding::Mismatch(Mismatch::Changed { reason, frame })
+        }
+        Some(plane::Outcome::Dropped(reason)) => dropped(kernel, input, reason)?,
         None => return Err(OracleError::Miscounted("nothing came out".to_owned())),
     })
 }
@@ -195,6 +212,16 @@ impl fmt::Display for Mismatch {
                     writeln!(f, "kernel, {link}: {}", decode::hex(frame))?;
                 }
                 Ok(())
+            }
+            Self::Nic { way, outcome, frame, expected, finding } => {
+                writeln!(f, "NIC ({way}): {outcome:?}: {}", decode::hex(frame))?;
+                match expected {
+                    Some((port, bytes)) => {
+                        writeln!(f, "worker and kernel, port {port}: {}", decode::hex(bytes))?;
+                        f.write_str(&decode::difference(frame, bytes))
+                    }
+                    None => writeln!(f, "which is for software: {finding:?}"),
+                }
             }
         }
     }

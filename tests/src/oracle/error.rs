@@ -2,6 +2,7 @@
 
 use std::io;
 
+use dataplane::dpdk::flow_rule::FlowError;
 use dataplane::dpdk::{EalError, MempoolError, PortError, TapError};
 use dataplane::flow::{TableError, TooManyReaders};
 
@@ -51,6 +52,9 @@ pub enum OracleError {
     /// A ring has no queue.
     #[error("a ring port without a queue")]
     Queues,
+    /// The model of a NIC refuses a rule.
+    #[error("the model NIC refuses a rule: {0}")]
+    Rule(#[from] FlowError),
     /// Buffers leak.
     #[error("no packet buffer is left")]
     Buffers,

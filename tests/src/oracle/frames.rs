@@ -72,6 +72,8 @@ enum Around {
 pub struct Input {
     /// The connection that it was made for, by number.
     pub connection: usize,
+    /// Its direction: 0 for the original one, 1 for the reply.
+    pub way: usize,
     /// The port that it comes in by.
     pub port: u16,
     /// Its bytes.
@@ -171,6 +173,7 @@ impl Packet {
         let fragment = frame.fragment & 0x3fff != 0;
         Input {
             connection: number,
+            way,
             port,
             frame: bytes,
             kind: self.twists.first().map_or("ordinary", Twist::name),

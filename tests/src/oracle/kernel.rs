@@ -43,6 +43,13 @@ pub struct Opened {
     pub bridged: bool,
 }
 
+impl Opened {
+    /// The longest packet of a direction that is known to leave in one piece.
+    pub fn proved_length(&self, way: usize) -> u16 {
+        self.connection.length.min(self.egress[way].mtu())
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct KernelGateway {

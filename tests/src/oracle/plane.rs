@@ -10,6 +10,7 @@ use dataplane::flow::{
     AdjacencyTable, AdjacencyWriter, ContextTable, ContextWriter, Counter, Egress, EntryView, FlowRef,
     FlowTable, Key, Placement, TableConfig, TableWriter, WorkerCounters, flags,
 };
+use dataplane::hardware::{HardwareFlow, Lengths, Unfit};
 use dataplane::packet::{DropReason, PuntReason};
 use dataplane::punt::{KernelFrames, LocalAddresses, PuntClass, PuntRings};
 use dataplane::worker::{Activity, BURST, Hot, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
@@ -87,6 +88,8 @@ pub struct FastPath {
     rings: Arc<PuntRings>,
     counters: Arc<WorkerCounters>,
     table: Arc<FlowTable>,
+    adjacencies: Arc<AdjacencyTable>,
+    contexts: Arc<ContextTable>,
     feeds: Vec<TxQueue>,
     sinks: Vec<RxQueue>,
     pool: Mempool,
@@ -138,8 +141,8 @@ impl FastPath {
         let counters = Arc::new(WorkerCounters::default());
         let link = WorkerLink {
             table: Arc::clone(&table),
-            adjacencies,
-            contexts,
+            adjacencies: Arc::clone(&adjacencies),
+            contexts: Arc::clone(&contexts),
             rings: Arc::clone(&rings),
             from_kernel: Arc::new(KernelFrames::new(1)),
             local: Arc::new(local),
@@ -152,7 +155,7 @@ impl FastPath {
         let reader = table.qsbr().register()?;
         let worker = Worker::new(worker_ports, link, reader, ports.clock, IdlePolicy::default());
         let (pool, burst) = (ports.pool.clone(), Burst::new());
-        Ok(Self { worker, rings, counters, table, feeds, sinks, pool, flows, burst })
+        Ok(Self { worker, rings, counters, table, adjacencies, contexts, feeds, sinks, pool, flows, burst })
     }
 
     /// Whether a connection is in the table; one whose tuple was there already is not.
@@ -166,6 +169,18 @@ impl FastPath {
         for slot in flows.into_iter().flatten().filter_map(|flow| self.table.resolve(flow)) {
             self.table.entry(slot).set_state(opened.connection.state);
         }
+    }
+
+    /// A direction of a connection as a NIC would get it; none if it is not in the table.
+    pub fn hardware_flow(
+        &self,
+        connection: usize,
+        way: usize,
+        lengths: Lengths,
+    ) -> Option<Result<HardwareFlow, Unfit>> {
+        let flow = *self.flows.get(connection)?.as_ref()?.get(way)?;
+        let entry = self.table.entry(self.table.resolve(flow)?);
+        Some(HardwareFlow::derive(entry, &self.contexts, &self.adjacencies, lengths))
     }
 
     /// Takes frames through one round of the worker: what became of each, in the order that it happened.
@@ -260,7 +275,7 @@ impl Writers {
             let longer = if opened.connection.refuse_longer { flags::REFUSE_LONGER } else { 0 };
             let flags = longer | if opened.bridged { flags::BRIDGED } else { 0 };
             self.table.set_forwarding(slot, context, adjacency, flags);
-            self.table.set_proved_length(slot, opened.connection.length.min(egress.mtu()));
+            self.table.set_proved_length(slot, opened.proved_length(way));
             table.entry(slot).set_state(opened.connection.state);
         }
         Some(flows)

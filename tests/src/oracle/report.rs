@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dataplane::packet::{DropReason, PuntReason};
 
+use super::classes::Classes;
 use super::compare::{Answer, Exception, Finding};
 use super::connection::Connection;
 use super::frames::Input;
@@ -47,6 +48,8 @@ pub struct Report {
     /// Packets that flew, by family, protocol and NAT.
     flown: BTreeMap<(&'static str, &'static str, &'static str), u64>,
     ways: BTreeMap<(Link, Link), u64>,
+    /// What the NIC did.
+    pub(super) classes: Classes,
 }
 
 impl Report {
@@ -119,6 +122,7 @@ impl Report {
                 missing.push(format!("nothing flew from and to {link}"));
             }
         }
+        missing.extend(self.classes.missing());
         missing
     }
 
@@ -184,6 +188,7 @@ impl fmt::Display for Report {
             let (a, b, c, d) = (of("ip", "tcp"), of("ip", "udp"), of("ip6", "tcp"), of("ip6", "udp"));
             writeln!(f, "  {nat:<31} {a:>10} {b:>10} {c:>10} {d:>10}")?;
         }
+        write!(f, "\n{}", self.classes)?;
         writeln!(f)?;
         row(f, "frames of the kernel's own, left out", self.chatter)?;
         row(f, "mismatches", self.mismatches)
@@ -201,9 +206,17 @@ mod tests {
         assert!(report.missing().is_empty());
         report.packets = ENOUGH;
         let missing = report.missing().join("\n");
-        for part in
-            ["for martian", "for closing", "bad_ip_header", "implausible", "kinds of NAT", "right-bridge"]
-        {
+        for part in [
+            "for martian",
+            "for closing",
+            "bad_ip_header",
+            "implausible",
+            "kinds of NAT",
+            "right-bridge",
+            "NIC carried none: TTL 2",
+            "NIC carried none: ip6 tcp, NAT npt",
+            "to software: FIN",
+        ] {
             assert!(missing.contains(part), "{part} in {missing}");
         }
         assert!(!missing.contains("segmented"));

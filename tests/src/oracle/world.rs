@@ -9,6 +9,7 @@ use proptest::test_runner::TestRunner;
 use super::compare::{Finding, Mismatch, compare};
 use super::connection::{Connection, connections as any_connection};
 use super::frames::{Input, Packet, packets};
+use super::hardware::{Hardware, Verdict};
 use super::kernel::{KernelGateway, Opened};
 use super::links::PORTS;
 use super::plane::{FastPath, Outcome, Ports};
@@ -32,6 +33,7 @@ pub(super) fn connections(runner: &mut TestRunner, bridge: bool) -> Vec<Connecti
 pub(super) struct World<'a> {
     kernel: &'a mut KernelGateway,
     fast: FastPath,
+    hardware: Hardware,
     opened: Vec<Opened>,
     verify: bool,
 }
@@ -79,12 +81,20 @@ impl<'a> World<'a> {
     ) -> Result<Self, OracleError> {
         let opened = kernel.open(connections, verify)?;
         let fast = FastPath::new(ports, &opened)?;
-        Ok(Self { kernel, fast, opened, verify })
+        let hardware = Hardware::new(&fast, &opened)?;
+        Ok(Self { kernel, fast, hardware, opened, verify })
     }
 
-    /// Sends a packet through both.
-    pub(super) fn compare(&mut self, input: &Input) -> Result<Finding, OracleError> {
-        compare(self.kernel, &mut self.fast, &self.opened, input, self.verify)
+    /// Sends a packet through both, and then through the NICs.
+    pub(super) fn compare(&mut self, input: &Input) -> Result<(Finding, Verdict), OracleError> {
+        let finding = compare(self.kernel, &mut self.fast, &self.opened, input, self.verify)?;
+        if matches!(finding, Finding::Mismatch(_)) {
+            return Ok((finding, Verdict::NoRule));
+        }
+        Ok(match self.hardware.judge(&self.opened[input.connection], input, &finding) {
+            Ok(verdict) => (finding, verdict),
+            Err(mismatch) => (Finding::Mismatch(mismatch), Verdict::NoRule),
+        })
     }
 
     /// Generates packets until the world has had its share, or the report its total.
@@ -95,14 +105,17 @@ impl<'a> World<'a> {
         total: u64,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), OracleError> {
+        report.classes.world(&self.hardware);
         let strategy = packets();
         let mut together = Vec::with_capacity(BURST);
         for _ in 0..PACKETS.min(total.saturating_sub(report.packets)) {
             let Ok(mut tree) = strategy.new_tree(runner) else { continue };
             let input = tree.current().through(&self.opened);
-            let finding = self.compare(&input)?;
-            let connection = &self.opened[input.connection].connection;
+            let (finding, verdict) = self.compare(&input)?;
+            let opened = &self.opened[input.connection];
+            let connection = &opened.connection;
             report.count(connection, &input, &finding);
+            report.classes.count(opened, &input, &finding, verdict);
             together.extend(Seen::new(&input, &finding, connection));
             // Bursts of every length.
             if together.len() > report.packets as usize % BURST {
@@ -162,7 +175,7 @@ impl<'a> World<'a> {
         for _ in 0..SHRINKING {
             let simpler = tree.current().through(&self.opened);
             let fails = match self.compare(&simpler)? {
-                Finding::Mismatch(mismatch) => {
+                (Finding::Mismatch(mismatch), _) => {
                     (input, smallest) = (simpler, mismatch);
                     true
                 }

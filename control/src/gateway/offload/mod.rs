@@ -23,7 +23,7 @@ use dataplane::flow::{
 use dataplane::hardware::model::Nic;
 use dataplane::hardware::scheduler::Whereabouts;
 use dataplane::hardware::{HardwareFlow, Lengths};
-use dataplane::worker::Hot;
+use dataplane::worker::{Hot, Told};
 use nix::errno::Errno;
 
 use audit::{Audit, Looked};
@@ -68,6 +68,8 @@ struct Placed {
     /// Of its ingress.
     port: usize,
     key: Key,
+    /// That its packets came in with, when last told of.
+    ttl: u8,
     rule: Option<FlowId>,
     /// Whether its making has ended.
     is_in: bool,
@@ -188,13 +190,20 @@ impl Offload {
     }
 
     /// A direction that a worker has told of.
-    pub(super) fn next_hot(&self) -> Option<FlowRef> {
+    pub(super) fn next_hot(&self) -> Option<Told> {
         self.hot.pop()
     }
 
     /// It may go into the NIC.
-    pub(super) fn consider(&mut self, flow: FlowRef) {
-        let now = self.now;
+    pub(super) fn consider(&mut self, told: Told) {
+        let (now, flow) = (self.now, told.flow);
+        // A rule for another TTL takes none of its packets.
+        if self.placed.get(&name(flow)).is_some_and(|placed| placed.rule.is_some() && placed.ttl != told.ttl)
+            && self.for_one_ttl(flow)
+            && !self.leave(flow)
+        {
+            return;
+        }
         let Some(slot) = self.table.resolve(flow) else { return };
         let entry = self.table.entry(slot);
         if entry.state() != EntryState::Software {
@@ -206,6 +215,7 @@ impl Offload {
             flow,
             port,
             key: entry.key(),
+            ttl: told.ttl,
             rule: None,
             is_in: false,
             counts: false,
@@ -216,9 +226,15 @@ impl Offload {
         });
         // It left when its packets began to come in elsewhere.
         if placed.rule.is_none() {
-            placed.port = port;
+            (placed.port, placed.ttl) = (port, told.ttl);
         }
         rules.scheduler.counted(name(flow), entry.packets() + placed.counted.packets, now);
+    }
+
+    /// Whether rules of the port that a direction comes in by are for one TTL each.
+    fn for_one_ttl(&self, flow: FlowRef) -> bool {
+        let port = self.placed.get(&name(flow)).and_then(|placed| self.ports.get(placed.port));
+        port.is_some_and(PortRules::for_one_ttl)
     }
 
     /// Whether the direction flies with workers, so that it may fly in the NIC.
@@ -267,10 +283,12 @@ impl Offload {
 
     /// The port that a direction comes in by, and its rules as testpmd takes them, or why there are none.
     pub(super) fn rules_of(&self, flow: FlowRef) -> Result<(usize, Vec<String>), String> {
+        // Where its packets' TTL was not told of: what most hosts send.
+        let ttl = self.placed.get(&name(flow)).map_or(64, |placed| placed.ttl);
         let (port, flow) = self.derive(flow).map_err(|error| error.to_string())?;
         let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
         let rules = self.ports.get(port).ok_or("there is no such port")?;
-        rules.printed(flow, &ids).map(|printed| (port, printed)).map_err(|error| error.to_string())
+        rules.printed(flow, &ids, ttl).map(|printed| (port, printed)).map_err(|error| error.to_string())
     }
 
     /// Whether the direction has a rule that is made.

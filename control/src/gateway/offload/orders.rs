@@ -141,7 +141,7 @@ impl Offload {
         }
         let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
         let rules = self.ports.get(port).ok_or_else(|| cannot("there is no such port"))?;
-        Ok((rules.rule(flow.clone(), &ids)?, flow))
+        Ok((rules.rule(flow.clone(), &ids, placed.ttl)?, flow))
     }
 
     /// Begins to remove a rule. `false`: the NIC has no room for orders now.

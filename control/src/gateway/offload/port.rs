@@ -122,6 +122,11 @@ impl PortRules {
         self.form.is_some()
     }
 
+    /// Whether each rule is for packets with one TTL.
+    pub(super) fn for_one_ttl(&self) -> bool {
+        self.form.as_ref().is_some_and(|form| !form.is_guarded())
+    }
+
     /// The device went away, and its rules with it.
     pub(super) fn gone(&mut self) {
         self.rules = None;
@@ -166,8 +171,8 @@ impl PortRules {
         self.rules.as_ref().map(|rules| self.under_way.pull(rules, now)).unwrap_or_default()
     }
 
-    /// The rule of a direction, as `ids` number the gateway's ports for DPDK.
-    pub(super) fn rule(&self, flow: HardwareFlow, ids: &[u16]) -> Result<FlowRule, FlowError> {
+    /// The rule of a direction whose packets come in with this TTL, as `ids` number the gateway's ports for DPDK.
+    pub(super) fn rule(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<FlowRule, FlowError> {
         let Some(form) = &self.form else { return Err(cannot("the port carries no flows")) };
         if matches!(flow.key, Key::V6(_)) && !self.capabilities.ipv6 {
             return Err(cannot("the port carries no IPv6"));
@@ -176,11 +181,11 @@ impl PortRules {
         if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
-        Ok(encode::carry(&numbered(flow, ids)?, form, Ttl::Decrement))
+        Ok(encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
     }
 
     /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.
-    pub(super) fn printed(&self, flow: HardwareFlow, ids: &[u16]) -> Result<Vec<String>, FlowError> {
+    pub(super) fn printed(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<Vec<String>, FlowError> {
         let form = self.form.clone().unwrap_or(Form {
             domain: Domain::Transfer,
             group: 1,
@@ -191,7 +196,7 @@ impl PortRules {
             age_s: None,
         });
         let mut rules = encode::guards(&form, self.id);
-        rules.push(encode::carry(&numbered(flow, ids)?, &form, Ttl::Decrement));
+        rules.push(encode::carry(&numbered(flow, ids)?, &form, ttl_for(&form, ttl)?));
         Ok(rules.iter().map(|rule| print::testpmd(self.id, rule)).collect())
     }
 }
@@ -199,11 +204,7 @@ impl PortRules {
 /// Makes the guards of a port into which flows may go; the form in which they go, and the guards.
 fn settle(id: u16, rules: &FlowRules, capabilities: &mut Capabilities) -> (Option<Form>, Vec<FlowId>) {
     let usable = capabilities.tier == Tier::Full && capabilities.proved;
-    let form = capabilities.form.clone().filter(|form| usable && form.is_guarded());
-    if usable && form.is_none() {
-        let what = "rules can't be grouped behind guards, which is not used yet";
-        capabilities.findings.insert(0, what.to_owned());
-    }
+    let form = capabilities.form.clone().filter(|_| usable);
     let mut guards = Vec::new();
     let form = form.filter(|form| {
         let mut made = encode::guards(form, id).into_iter();
@@ -216,8 +217,18 @@ fn settle(id: u16, rules: &FlowRules, capabilities: &mut Capabilities) -> (Optio
     if form.is_none() && capabilities.form.is_some() {
         // Nothing of it is to stay; what can't be removed was found by the probe.
         let _ = rules.flush();
+        guards.clear();
     }
     (form, guards)
+}
+
+/// What a rule of this form does to the TTL of packets that come in with `ttl`.
+fn ttl_for(form: &Form, ttl: u8) -> Result<Ttl, FlowError> {
+    match (form.is_guarded(), ttl) {
+        (true, _) => Ok(Ttl::Decrement),
+        (false, 0 | 1) => Err(cannot("its packets end here: their TTL is up")),
+        (false, ttl) => Ok(Ttl::Exact(ttl)),
+    }
 }
 
 /// With DPDK's numbers of ports.

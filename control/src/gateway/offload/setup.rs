@@ -140,6 +140,7 @@ fn put_in_model(
         tier: tier(hardware.model.tier),
         capacity: hardware.model.capacity as usize,
         has_queues: hardware.model.queues,
+        groups: if hardware.model.groups { Knobs::default().groups } else { 1 },
         ..Knobs::default()
     };
     let nic = Nic::new(ids, most, knobs);

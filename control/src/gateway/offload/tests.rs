@@ -14,6 +14,7 @@ use dataplane::hardware::scheduler::Policy;
 use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::Proof;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::counts::COUNT_EVERY;
 use super::port::Site;
@@ -46,6 +47,8 @@ struct Rig {
     now: u64,
     /// Rules that the NIC was made to forget.
     lost: HashSet<(usize, u64)>,
+    /// That packets come in with.
+    ttl: u8,
 }
 
 impl Rig {
@@ -54,7 +57,8 @@ impl Rig {
     }
 
     fn with(by_queue: bool, knobs: Knobs) -> Self {
-        let nic = Nic::new(&PORTS, 1, Knobs { queues_alone: knobs.queues_alone, ..Knobs::default() });
+        let Knobs { queues_alone, groups, .. } = knobs;
+        let nic = Nic::new(&PORTS, 1, Knobs { queues_alone, groups, ..Knobs::default() });
         let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
         let port = |id: u16| {
             let mut rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
@@ -91,7 +95,7 @@ impl Rig {
             epoch,
             offload,
         };
-        Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new() }
+        Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new(), ttl: 64 }
     }
 
     fn insert(&mut self, number: u8) -> bool {
@@ -150,7 +154,7 @@ impl Rig {
                 self.plane.table.entry(slot).count(100, self.now as u32);
             }
         }
-        self.plane.offload.consider(flow);
+        self.plane.offload.consider(Told { flow, ttl: self.ttl });
     }
 
     fn pass(&mut self, millis: u64) {
@@ -332,6 +336,34 @@ fn a_tuple_is_nobodys_until_its_rule_is_gone() {
 }
 
 #[test]
+fn without_groups_a_rule_is_for_the_ttl_that_packets_come_with() {
+    for by_queue in WAYS {
+        let mut rig = Rig::with(by_queue, Knobs { groups: 1, ..Knobs::default() });
+        assert_eq!(rig.guards, 0);
+        rig.insert(1);
+        rig.prove(1, 0);
+        let outcome = |rig: &Rig, ttl| {
+            let mut frame = frame_of(1);
+            frame[22] = ttl;
+            frame[24..26].fill(0);
+            let sum = dataplane::packet::checksum::compute(&frame[14..34]).to_ne_bytes();
+            frame[24..26].copy_from_slice(&sum);
+            rig.nic.process(0, &mut frame) == Outcome::Sent(1)
+        };
+        for ttl in [64, 57] {
+            rig.ttl = ttl;
+            rig.heat(1, 0);
+            rig.heat(1, 0);
+            assert_eq!(rig.rules(), 1, "TTL {ttl}");
+            assert!(outcome(&rig, ttl) && !outcome(&rig, ttl - 1) && !outcome(&rig, 1), "TTL {ttl}");
+            rig.check();
+        }
+        rig.plane.set_state(rig.flows[&1][0], EntryState::Candidate);
+        assert_eq!(rig.rules(), 0);
+    }
+}
+
+#[test]
 fn no_rule_stays_behind() {
     for by_queue in WAYS {
         let mut rig = Rig::new(by_queue);
@@ -369,6 +401,7 @@ enum Event {
     Remove(u8),
     Prove(u8, usize),
     Heat(u8, usize),
+    Ttl(u8),
     State(u8, usize, EntryState),
     Pass(u64),
     /// Time passes, and who is due is looked at.
@@ -422,6 +455,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (0..6_000_u64).prop_map(Event::Audit),
         1 => (flow(), 0..2_usize).prop_map(|(flow, dir)| Event::Lose(flow, dir)),
         1 => (0..2_usize).prop_map(Event::Remake),
+        1 => (62..66_u8).prop_map(Event::Ttl),
         2 => fault.prop_map(Event::Fault),
     ];
     proptest::collection::vec(event, 1..60)
@@ -431,8 +465,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_no_rule_is_without_its_flow(events in events(), by_queue: bool) {
-        let mut rig = Rig::new(by_queue);
+    fn whatever_happens_no_rule_is_without_its_flow(
+        events in events(),
+        by_queue: bool,
+        groups in select(vec![1, 4]),
+    ) {
+        let faultless = Knobs { groups, ..Knobs::default() };
+        let mut rig = Rig::with(by_queue, faultless.clone());
         let (guards, mut is_healthy) = (rig.guards, true);
         for event in events {
             match event {
@@ -457,9 +496,10 @@ proptest! {
                 // A NIC with faults would be found to be able to nothing.
                 Event::Remake(port) if is_healthy => rig.plane.offload.remake(port, rig.now),
                 Event::Remake(_) => {}
+                Event::Ttl(ttl) => rig.ttl = ttl,
                 Event::Fault(fault) => rig.nic.set(|knobs| {
                     is_healthy = matches!(fault, Fault::None | Fault::OutOfOrder);
-                    *knobs = Knobs::default();
+                    *knobs = faultless.clone();
                     match fault {
                         Fault::None => {}
                         Fault::Stuck => knobs.stuck = Stuck::Refuses,
@@ -476,7 +516,7 @@ proptest! {
             rig.check();
         }
         // When the faults are over, what does not fly has no rule, and every tuple can be used.
-        rig.nic.set(|knobs| *knobs = Knobs::default());
+        rig.nic.set(|knobs| *knobs = faultless.clone());
         for _ in 0..30 {
             rig.audit(1_000, true);
         }

@@ -47,20 +47,20 @@ proptest! {
         let before = frame.build();
         prop_assume!(is_flow_like(&before));
         let Ok((flow, header)) = flow(&frame, &leaves) else { return Ok(()) };
-        // Without guards nobody looks at lengths and checksums.
-        let alone = !form.is_guarded();
+        // Nobody looks at lengths and checksums then.
+        let unchecked = !form.integrity;
         let (nic, rules) = nic();
         install(&rules, &flow, &form, frame.ttl.max(2));
         let mut packet = before.clone();
         let outcome = nic.process(IN, &mut packet);
         let carried = worker(&before, &flow, &header);
-        let expected = carried.filter(|_| alone || l4_checksum_is_right(&before));
+        let expected = carried.filter(|_| unchecked || l4_checksum_is_right(&before));
         match expected {
             Some(expected) => {
                 prop_assert_eq!(outcome, Outcome::Sent(OUT));
                 prop_assert_eq!(&packet[..expected.len()], &expected[..]);
             }
-            None if alone && outcome != TO_SOFTWARE => {
+            None if unchecked && outcome != TO_SOFTWARE => {
                 let what = parse(&before, IN).err().map(|refusal| refusal.what);
                 prop_assert!(
                     matches!(what, Some(Refused::Drop(_) | Refused::Punt(PuntReason::Malformed))),

@@ -88,8 +88,10 @@ fn some_flows_no_rule_carries() {
 fn guards_send_to_software_what_workers_would_not_carry() {
     let frame = tcp().payload(b"hello");
     let (flow, _) = flow(&frame, &tcp_out()).expect("it can be carried");
+    let forms =
+        [plain_form(), form(Domain::Transfer, 2, Fields::Modify), form(Domain::Ingress, 0, Fields::Set)];
     for form in
-        [plain_form(), form(Domain::Transfer, 2, Fields::Modify), form(Domain::Ingress, 0, Fields::Set)]
+        forms.into_iter().flat_map(|form| [true, false].map(|integrity| Form { integrity, ..form.clone() }))
     {
         let (nic, rules) = nic();
         install(&rules, &flow, &form, 64);
@@ -110,7 +112,7 @@ fn guards_send_to_software_what_workers_would_not_carry() {
             frame.clone().with(|f| f.faults.data_offset = Some(4)),
         ];
         for frame in bad {
-            assert_eq!(outcome(&frame) == TO_SOFTWARE, form.is_guarded(), "{form:?} {frame:?}");
+            assert_eq!(outcome(&frame) == TO_SOFTWARE, form.integrity, "{form:?} {frame:?}");
         }
     }
 }
@@ -177,7 +179,7 @@ fn rules_are_printed_as_testpmd_takes_them() {
          set_mac_src mac_addr 02:00:00:00:01:01 / set_ipv4_src ipv4_addr 192.0.2.1 / set_tp_src port 50000 / \
          dec_ttl / count / age timeout 30 / port_id id 5 / end"
     );
-    let modify = super::form(Domain::Transfer, 0, Fields::Modify);
+    let modify = Form { integrity: false, ..super::form(Domain::Transfer, 0, Fields::Modify) };
     let (flow, _) = super::flow(&udp6(), &udp6().with(|f| f.tuple.dport = 5353)).expect("it can be carried");
     assert_eq!(
         print::testpmd(IN, &encode::carry(&flow, &modify, Ttl::Exact(64))),

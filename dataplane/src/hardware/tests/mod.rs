@@ -49,8 +49,8 @@ fn plain_form() -> Form {
 
 fn forms() -> impl Strategy<Value = Form> {
     let domains = select(vec![Domain::Ingress, Domain::Transfer]);
-    (domains, 0u32..3, select(vec![Fields::Set, Fields::Modify]))
-        .prop_map(|(domain, group, fields)| form(domain, group, fields))
+    (domains, 0u32..3, select(vec![Fields::Set, Fields::Modify]), any::<bool>())
+        .prop_map(|(domain, group, fields, integrity)| Form { integrity, ..form(domain, group, fields) })
 }
 
 /// What the form needs to carry a packet with this TTL.

@@ -2,6 +2,7 @@
 
 mod decide;
 mod hold;
+mod hot;
 mod lanes;
 mod order;
 mod rounds;

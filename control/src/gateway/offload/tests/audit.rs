@@ -103,7 +103,7 @@ fn a_rule_that_is_nobodys_is_removed() {
         let other = rig.plane.offload.derive(flow).map(|(_, other)| other).expect("it flies");
         let [key, _] = tuples(77);
         let port = &rig.plane.offload.ports[0];
-        let extra = port.rule(HardwareFlow { key, ..other }, &PORTS).expect("a rule");
+        let extra = port.rule(HardwareFlow { key, ..other }, &PORTS, 64).expect("a rule");
         port.rules().expect("it carries").create(&extra).expect("the model takes it");
         assert_eq!(rig.rules(), 2);
         rig.audit(BOOKS_EVERY, true);
