@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use control::api::{
-    DirectionRules, Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler, PerDirection,
-    PortHardware, PortStatus, PuntStats, Server, Stats, Status, TupleInfo, WorkerStats, WorkerStatus,
+    DirectionRules, EventInfo, EventPage, Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
+    PerDirection, PortHardware, PortStatus, PuntStats, Server, Stats, Status, TupleInfo, WorkerStats,
+    WorkerStatus,
 };
 use dataplane::flow::FiveTuple;
 use dataplane::packet::PuntReason;
@@ -61,6 +62,19 @@ impl Handler for Fake {
     }
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation { why: "nobody knows".to_owned(), ..Explanation::default() }
+    }
+    fn events(&self, after: u64, limit: usize) -> EventPage {
+        // 300 in all, more than a page.
+        let events = (after + 1..=300).take(limit).map(|seq| EventInfo {
+            seq,
+            time: "2026-01-02T03:04:05.006Z".to_owned(),
+            level: if seq.is_multiple_of(100) { "warn" } else { "info" }.to_owned(),
+            message: format!("event {seq}"),
+            fields: [("port".to_owned(), "wan0".to_owned())].into(),
+        });
+        let events: Vec<EventInfo> = events.collect();
+        let next = events.last().map_or(after, |event| event.seq);
+        EventPage { events, next, lost: 0 }
     }
     fn hardware(&self) -> Vec<PortHardware> {
         vec![PortHardware { name: "wan0".to_owned(), tier: "none".to_owned(), ..PortHardware::default() }]
@@ -195,9 +209,10 @@ impl File {
 fn help_and_version_are_answers() {
     let help = flyover(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in
-        ["run", "check", "doctor", "status", "ports", "flows", "stats", "hardware", "explain", "--socket"]
-    {
+    for command in [
+        "run", "check", "doctor", "status", "ports", "flows", "stats", "events", "hardware", "explain",
+        "--socket",
+    ] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
     }
     let run = flyover(&["run", "--help"]);
@@ -223,6 +238,9 @@ fn wrong_usage_is_2() {
         &["flows", "--address", "nowhere"],
         &["flows", "--port", "65536"],
         &["run", "-c", "x", "--log-level", "loud"],
+        &["run", "-c", "x", "--log-format", "xml"],
+        &["events", "--level", "debug"],
+        &["events", "-n", "-1"],
     ] {
         assert!(!fails(arguments, 2).is_empty());
     }
@@ -300,6 +318,26 @@ fn the_socket_may_be_named_before_or_after_the_command() {
     let after = flyover(&["status", "--json", "--socket", &socket]);
     assert_eq!((before.code, after.code), (0, 0));
     assert_eq!(before.stdout, after.stdout);
+}
+
+#[test]
+fn events_are_shown_from_a_level_on_and_the_last_of_them() {
+    let gateway = Gateway::start(0);
+    assert_eq!(gateway.ask(&["events"]).lines().count(), 300);
+    assert_eq!(
+        gateway.ask(&["events", "-n", "2"]),
+        "2026-01-02T03:04:05.006Z  info   event 299  port=wan0\n\
+         2026-01-02T03:04:05.006Z  warn   event 300  port=wan0\n"
+    );
+    let warnings = gateway.json(&["events", "--level", "warn"]);
+    let numbers: Vec<_> = warnings.as_array().expect("a list").iter().map(|event| &event["seq"]).collect();
+    assert_eq!(numbers, [100, 200, 300]);
+    assert_eq!(
+        gateway.ask(&["events", "-n", "1", "--json"]),
+        "[{\"seq\":300,\"time\":\"2026-01-02T03:04:05.006Z\",\"level\":\"warn\",\"message\":\"event 300\",\
+         \"fields\":{\"port\":\"wan0\"}}]\n"
+    );
+    assert_eq!(gateway.ask(&["events", "--level", "error"]), "");
 }
 
 #[test]

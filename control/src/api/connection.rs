@@ -134,6 +134,7 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Vec<u8> {
             Ok(tuple) => ok(handler.explain(&tuple)),
             Err(message) => error(message),
         },
+        Ok(Request::Events { after, limit }) => ok(handler.events(after, limit.min(MAX_PAGE))),
         Ok(Request::Hardware {}) => ok(handler.hardware()),
         Ok(Request::Rules { proto, src, dst }) => match tuple(&proto, src, dst) {
             Ok(tuple) => ok(handler.rules(&tuple)),

@@ -2,6 +2,7 @@
 //!
 //! A request is `{"cmd":"status"}`, `{"cmd":"ports"}`, `{"cmd":"stats"}` or
 //! `{"cmd":"flows","cursor":0,"limit":256,"filter":{…}}` or
+//! `{"cmd":"events","after":0}` or
 //! `{"cmd":"explain","proto":"tcp","src":"192.0.2.1:1","dst":"192.0.2.2:2"}`; a reply is `{"ok":…}` or `{"error":"…"}`.
 //! Flows come in pages: the client asks again with the page's `next` as the cursor until that is null, so that
 //! neither side ever holds more than a page.
@@ -9,6 +10,7 @@
 mod client;
 mod connection;
 mod counters;
+mod events;
 mod explanation;
 mod hardware;
 mod protocol;
@@ -17,6 +19,7 @@ mod types;
 
 pub use client::{Client, ClientError};
 pub use counters::{ByReason, Reason};
+pub use events::{EventInfo, EventPage};
 pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, Whereabouts};
 pub use hardware::{DirectionRules, HardwareAudit, HardwareDirections, HardwareWaits, PortHardware};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};

@@ -45,6 +45,15 @@ pub enum Request {
         /// Destination of that packet.
         dst: SocketAddr,
     },
+    /// What has happened: [`super::EventPage`].
+    Events {
+        /// 0, or the `next` of the page before.
+        #[serde(default)]
+        after: u64,
+        /// Most events in the page; at most [`MAX_PAGE`] are given.
+        #[serde(default = "page")]
+        limit: usize,
+    },
     /// What ports' hardware can do and does: a list of [`super::PortHardware`].
     Hardware {},
     /// The rules of one connection: a list of [`super::DirectionRules`], one a direction.

@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connection::{Connection, Next};
+use super::events::EventPage;
 use super::explanation::Explanation;
 use super::hardware::{DirectionRules, PortHardware};
 use super::protocol::{FlowFilter, FlowPage};
@@ -42,6 +43,8 @@ pub trait Handler {
     fn flows(&self, cursor: u64, limit: usize, filter: &FlowFilter) -> FlowPage;
     /// Where the connection with this tuple is, and why.
     fn explain(&self, tuple: &FiveTuple) -> Explanation;
+    /// At most `limit` events after the one with this number.
+    fn events(&self, after: u64, limit: usize) -> EventPage;
     /// What ports' hardware can do, and does.
     fn hardware(&self) -> Vec<PortHardware>;
     /// The rules of the connection with this tuple, by direction; none if there is no such connection.

@@ -61,6 +61,11 @@ impl Handler for Fake {
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation::default()
     }
+    fn events(&self, after: u64, limit: usize) -> EventPage {
+        let seq = after + 1;
+        let event = EventInfo { seq, message: "carrier".to_owned(), ..EventInfo::default() };
+        EventPage { events: vec![event; limit.min(2)], next: seq, lost: 0 }
+    }
     fn hardware(&self) -> Vec<PortHardware> {
         Vec::new()
     }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::api::{FlowFilter, FlowState};
+use crate::log::Format;
 
 /// Carries the packets of connections that the kernel has let through past it, at DPDK's speed.
 ///
@@ -39,6 +42,8 @@ pub enum Command {
     Flows(FlowsArguments),
     /// Counters by worker, reason and punt thread
     Stats(Output),
+    /// What has happened at the gateway, the last of it, and what happens
+    Events(EventsArguments),
     /// What ports' hardware can do and does, and the rules of a connection
     Hardware(HardwareArguments),
     /// Where a connection is, since when, and why not further
@@ -71,6 +76,27 @@ pub struct RunArguments {
     /// How much to say on standard error
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: LogLevel,
+    /// How to say it; under systemd `text` goes to the journal with its fields
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
 }
 
 /// How much to log.
@@ -86,6 +112,57 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// `flyover events`
+#[derive(Args, Debug)]
+pub struct EventsArguments {
+    /// Go on with what happens, until interrupted; with --json an object a line
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many of what has happened
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u64>,
+    /// Nothing below this level
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub level: EventLevel,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// From which level on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventLevel {
+    /// What fails.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And what happens to ports and the ruleset.
+    Info,
+}
+
+impl EventLevel {
+    /// Whether events of a level, by its name, are wanted.
+    pub fn includes(self, level: &str) -> bool {
+        match self {
+            Self::Error => level == "error",
+            Self::Warn => level != "info",
+            Self::Info => true,
+        }
+    }
 }
 
 /// `flyover check`

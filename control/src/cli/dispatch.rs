@@ -1,20 +1,19 @@
 //! From the command line to what it asks for, and from failures to exit codes.
 
 use std::error::Error;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tracing_subscriber::filter::LevelFilter;
-
 use super::args::{
-    Arguments, CheckArguments, Command, DoctorArguments, ExplainArguments, HardwareArguments, LogLevel,
-    RunArguments, Source,
+    Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
+    HardwareArguments, RunArguments, Source,
 };
 use super::findings::{self, Finding, Severity};
-use super::{check, explain, flows, hardware, show};
+use super::{check, events, explain, flows, hardware, show};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
+use crate::log::Log;
 
 /// What the gateway needs to know beyond its configuration.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +22,8 @@ pub struct RunOptions {
     pub config_file: Option<PathBuf>,
     /// No nftables table of Flyover's own.
     pub no_nft: bool,
+    /// What is said, for `flyover events`.
+    pub log: Log,
 }
 
 /// Runs the gateway until it is told to stop.
@@ -69,6 +70,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
             answer(socket, &request, output.json, |out, found| explain::show(out, &found))
         }
         Command::Hardware(arguments) => hardware_of(&arguments, socket),
+        Command::Events(arguments) => events_of(&arguments, socket),
         Command::Flows(arguments) => {
             connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))
         }
@@ -122,6 +124,15 @@ impl From<flows::FlowsError> for Failure {
     }
 }
 
+impl From<events::EventsError> for Failure {
+    fn from(error: events::EventsError) -> Self {
+        match error {
+            events::EventsError::Client(error) => Self::Client(error),
+            events::EventsError::Output(error) => Self::Output(error),
+        }
+    }
+}
+
 fn connect(socket: Option<PathBuf>) -> Result<Client, Failure> {
     Ok(Client::connect(&socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)))?)
 }
@@ -156,7 +167,7 @@ fn load(source: &Source, socket: Option<PathBuf>) -> Result<Config, ConfigError>
 
 fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) -> Result<(), Failure> {
     let config = load(&arguments.source, socket)?;
-    init_log(arguments.log_level);
+    let log = Log::start(arguments.log_level.into(), arguments.log_format.into());
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
@@ -169,8 +180,8 @@ fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) ->
     }
     // Told to others, who are elsewhere.
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let options =
-        RunOptions { config_file: arguments.source.config.as_ref().map(absolute), no_nft: arguments.no_nft };
+    let config_file = arguments.source.config.as_ref().map(absolute);
+    let options = RunOptions { config_file, no_nft: arguments.no_nft, log };
     run(&config, &options).map_err(Failure::Run)
 }
 
@@ -211,6 +222,11 @@ fn hardware_of(arguments: &HardwareArguments, socket: Option<PathBuf>) -> Result
     }
 }
 
+fn events_of(arguments: &EventsArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let mut client = connect(socket)?;
+    print(|out| Ok(events::show(&mut client, arguments, out)?))
+}
+
 /// As `check`, of what runs: by its own configuration, wherever that is.
 fn doctor(arguments: &DoctorArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
     let mut source = Source { config: arguments.config.clone(), port: Vec::new() };
@@ -226,25 +242,4 @@ fn doctor(arguments: &DoctorArguments, socket: Option<PathBuf>) -> Result<(), Fa
 
 fn name(source: &Source) -> &Path {
     source.config.as_deref().unwrap_or(Path::new("--port"))
-}
-
-fn init_log(level: LogLevel) {
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    // The journal has its own clock. A second subscriber in the same process would be refused: keep the first.
-    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        subscriber.without_time().try_init()
-    } else {
-        subscriber.try_init()
-    };
 }

@@ -200,6 +200,7 @@ impl Gateway {
             if now >= self.carrier_due {
                 self.carrier_due = now + CARRIER_EVERY;
                 self.state.follow_carriers();
+                self.state.log.tell_left_out();
             }
             self.remake.advance(now, &mut self.state.ports, &mut self.keepers);
             if self.kept.is_due(now) {
@@ -216,6 +217,7 @@ impl Gateway {
                 match event.token() {
                     SIGNALS if self.signalled() => {
                         service::tell(sd_notify::NotifyState::Stopping);
+                        tracing::info!("stopping: connections go back to the kernel");
                         self.release_neighbours();
                         self.state.tracker.release(now, &mut self.state.plane);
                         self.act()?;
@@ -311,6 +313,7 @@ impl Gateway {
                 ConntrackMessage::Overrun => {
                     state.conntrack.overruns += 1;
                     lost = true;
+                    tracing::warn!("events from conntrack were lost: all of it is read again");
                 }
                 _ => {}
             }
@@ -340,6 +343,7 @@ impl Gateway {
                     tracker.dump_finished(plane);
                     if !state.ready {
                         state.ready = true;
+                        tracing::info!(after_ms = now, version = env!("CARGO_PKG_VERSION"), "ready");
                         service::tell(sd_notify::NotifyState::Ready);
                     }
                 }

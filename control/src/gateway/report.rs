@@ -8,10 +8,10 @@ use super::ports::GatewayPort;
 use super::rules;
 use super::state::{State, WorkerView, policy};
 use crate::api::{
-    ByReason, ConntrackCounts, DirectionRules, Explanation, FlowCounts, FlowFilter, FlowInfo, FlowPage,
-    FlowState, FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortHardware, PortStatus,
-    PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts, TupleInfo,
-    TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    ByReason, ConntrackCounts, DirectionRules, EventPage, Explanation, FlowCounts, FlowFilter, FlowInfo,
+    FlowPage, FlowState, FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortHardware,
+    PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts,
+    TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::ruleset::UserFlowtable;
@@ -96,6 +96,10 @@ impl Handler for State {
 
     fn explain(&self, tuple: &FiveTuple) -> Explanation {
         self.explanation(tuple)
+    }
+
+    fn events(&self, after: u64, limit: usize) -> EventPage {
+        self.log.journal().after(after, limit)
     }
 
     fn hardware(&self) -> Vec<PortHardware> {

@@ -18,7 +18,8 @@ impl Shortfall {
     /// Takes over the tracker's count.
     pub(super) fn follow(&mut self, missed: u64, now: u64) {
         if missed != self.missed {
-            tracing::debug!(directions = missed - self.missed, "not proved in time");
+            let directions = missed - self.missed;
+            tracing::warn!(directions, "not proved in time after a change: back to the kernel for now");
             *self = Self { missed, at: Some(now) };
         }
     }

@@ -165,6 +165,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let state = State {
         config: config.clone(),
         config_file: options.config_file.clone(),
+        log: options.log.clone(),
         hugepages: eal.uses_hugepages(),
         clock,
         tracker,

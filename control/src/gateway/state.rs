@@ -19,6 +19,7 @@ use super::ports::{GatewayPort, PortEvent};
 use super::rules::Rules;
 use super::shortfall::Shortfall;
 use crate::config::{Accelerate, Config};
+use crate::log::Log;
 use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
 use crate::ruleset::Judgement;
 use crate::tracker::{Changed, Policy, Tracker};
@@ -48,6 +49,8 @@ pub(super) struct WorkerView {
 pub(super) struct State {
     pub(super) config: Config,
     pub(super) config_file: Option<PathBuf>,
+    /// What it has said.
+    pub(super) log: Log,
     pub(super) hugepages: bool,
     pub(super) clock: Clock,
     pub(super) tracker: Tracker,
@@ -171,6 +174,10 @@ impl State {
         };
         if let Some(what) = what {
             tracing::debug!(?change, "the kernel has changed");
+            // Neighbours come and go by themselves.
+            if !matches!(change, Change::Neighbour { .. }) {
+                tracing::info!(what = change.what(), "the kernel has changed: flows prove themselves again");
+            }
             self.tracker.changed(now, what, &mut self.plane);
         }
     }

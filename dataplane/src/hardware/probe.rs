@@ -194,11 +194,14 @@ impl Probe<'_> {
         found: &mut Capabilities,
     ) -> Result<(), Unusable> {
         let mut rules = Made::new(self.rules);
-        let guards = encode::guards(form, self.port);
-        let outcome = guards
-            .iter()
-            .try_for_each(|guard| rules.make(guard).map(|_| ()))
-            .and_then(|()| self.carry(form, &mut rules, canary, injector, found));
+        // Before the guards: a driver is asked for those only if it takes what they are there for. That of igb takes them
+        // for rules that choose the queues of all packets, which it can't remove, and spreads none from then on.
+        let made = rules.make(&canary.rule(form));
+        let guarded = made.and_then(|rule| {
+            let guards = encode::guards(form, self.port);
+            guards.iter().try_for_each(|guard| rules.make(guard).map(drop)).map(|()| rule)
+        });
+        let outcome = guarded.and_then(|rule| self.carry(rule, &mut rules, canary, injector, found));
         // The guards go, whatever has happened.
         match (outcome, rules.remove_all()) {
             (Err(Unusable::Stuck(what)), _) | (_, Err(Unusable::Stuck(what))) => Err(Unusable::Stuck(what)),
@@ -206,16 +209,15 @@ impl Probe<'_> {
         }
     }
 
-    /// Makes a canary's rule, hits it, and removes it.
+    /// Hits a canary's rule, and removes it.
     fn carry(
         &self,
-        form: &Form,
+        rule: FlowId,
         rules: &mut Made<'_>,
         canary: &Canary,
         injector: &mut dyn Injector,
         found: &mut Capabilities,
     ) -> Result<(), Unusable> {
-        let rule = rules.make(&canary.rule(form))?;
         found.proved = injector.inject(self.port, &canary.frame).is_some();
         if found.proved {
             self.hit(rule, canary, injector)?;

@@ -5,11 +5,11 @@ use std::io;
 use etherparse::{PacketBuilder, VlanId};
 
 const FROM: [u8; 6] = [0x02, 0, 0, 0, 0xee, 0x01];
-const SRC: [u8; 4] = [192, 0, 2, 1];
-const DST: [u8; 4] = [192, 0, 2, 2];
+pub(crate) const SRC: [u8; 4] = [192, 0, 2, 1];
+pub(crate) const DST: [u8; 4] = [192, 0, 2, 2];
 const SRC6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const DST6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
-const PORT: u16 = 9;
+pub(crate) const PORT: u16 = 9;
 /// Without the frame check sequence.
 const SHORTEST: usize = 60;
 const IP_CHECKSUM: usize = 14 + 10;

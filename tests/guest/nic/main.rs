@@ -6,6 +6,7 @@
 
 mod bench;
 mod frames;
+mod rules;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ fn run(nic: &str, peer: &str, netns: &str) -> Result<bool, Box<dyn Error>> {
     addresses(&mut report, &mut bench)?;
     contents(&mut report, &mut bench)?;
     spreading(&mut report, &mut bench)?;
+    rules::rules(&mut report, &mut bench)?;
     Ok(report.well)
 }
 
@@ -135,8 +137,7 @@ fn spreading(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dyn Error
         report.note("several receive queues", "none");
         return Ok(());
     }
-    let plain = Frame::to(bench.nic().mac()?);
-    let frames = (0..FLOWS).map(|flow| plain.udp(100 + flow, 60)).collect::<Result<Vec<_>, _>>()?;
+    let frames = flows(bench)?;
     let (first, second) = (bench.all(&frames)?, bench.all(&frames)?);
     let of = |got: &[Got], queue| got.iter().filter(|got| got.queue == queue).count();
     report.must("all flows arrive", first.len() == frames.len() && second.len() == frames.len());
@@ -146,4 +147,18 @@ fn spreading(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dyn Error
     let same = |got: &Got| second.iter().any(|other| other.bytes == got.bytes && other.queue == got.queue);
     report.must("a flow stays on its queue", first.iter().all(same));
     Ok(())
+}
+
+/// A frame of each of many flows.
+fn flows(bench: &Bench) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let plain = Frame::to(bench.nic().mac()?);
+    (0..FLOWS).map(|flow| plain.udp(100 + flow, 60)).collect()
+}
+
+/// How many of these flows come in by each queue.
+fn spread(bench: &mut Bench) -> Result<Vec<usize>, Box<dyn Error>> {
+    let frames = flows(bench)?;
+    let got = bench.all(&frames)?;
+    let of = |queue: usize| got.iter().filter(|got| usize::from(got.queue) == queue).count();
+    Ok((0..bench.queues()).map(of).collect())
 }

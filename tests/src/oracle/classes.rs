@@ -8,7 +8,7 @@ use dataplane::packet::{DropReason, Headers, PuntReason, parse, tcp};
 
 use super::compare::{Exception, Finding};
 use super::frames::{Input, has_bad_checksum};
-use super::hardware::{Hardware, Verdict};
+use super::hardware::{Hardware, Verdict, ttl};
 use super::kernel::Opened;
 use super::links::Link;
 
@@ -198,18 +198,6 @@ fn peculiar(input: &Input, finding: &Finding, classes: &mut Vec<&'static str>) {
             classes.extend(of.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| name));
         }
         _ => {}
-    }
-}
-
-/// TTL or hop limit, behind as many tags as there are.
-fn ttl(frame: &[u8]) -> Option<u8> {
-    let mut at = 12;
-    loop {
-        match frame.get(at..at + 2)? {
-            [0x81, 0x00] | [0x88, 0xa8] => at += 4,
-            [0x08, 0x00] => return frame.get(at + 2 + 8).copied(),
-            _ => return frame.get(at + 2 + 7).copied(),
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The third gateway: a NIC that carries flows by rules.
 //!
 //! Of every direction that may be in a NIC there is a rule, derived from the flow table, encoded for a driver and
-//! carried out by the [model](dataplane::hardware::model), once for each way to write fields and each place for rules.
+//! carried out by the [model](dataplane::hardware::model), once for each way to write fields and each place for rules,
+//! and once more as on a NIC without groups, where a rule is for one TTL.
 //! What the NIC sends has to be what the worker and the kernel sent for the same packet, but for padding, which a NIC
 //! leaves where it is; what it gives to software has to be as it came in, and must not be a packet that the rule is
 //! there to carry.
@@ -10,11 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use dataplane::dpdk::flow_rule::{FlowEngine, FlowRules};
+use dataplane::dpdk::flow_rule::{FlowEngine, FlowError, FlowId, FlowRules};
 use dataplane::flow::{EntryState, Key};
 use dataplane::hardware::model::{Knobs, Nic, Outcome};
-use dataplane::hardware::{Domain, Egress, Fields, Form, Lengths, Ttl, Unfit, encode};
-use dataplane::packet::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
+use dataplane::hardware::{Domain, Egress, Fields, Form, HardwareFlow, Lengths, Ttl, Unfit, encode};
+use dataplane::packet::wire::{ETHER_IPV4, ETHER_SERVICE_VLAN, ETHER_VLAN, be16};
 use dataplane::packet::{Headers, Ingress, parse};
 
 use super::OracleError;
@@ -32,14 +33,21 @@ const PORT_MTUS: [u16; 2] = [9000, 1500];
 pub struct Way {
     domain: Domain,
     fields: Fields,
+    /// Behind guards in group 0, or in group 0 without them, for one TTL.
+    group: u32,
 }
 
-const WAYS: [Way; 4] = [
-    Way { domain: Domain::Ingress, fields: Fields::Set },
-    Way { domain: Domain::Ingress, fields: Fields::Modify },
-    Way { domain: Domain::Transfer, fields: Fields::Set },
-    Way { domain: Domain::Transfer, fields: Fields::Modify },
+const WAYS: [Way; 6] = [
+    Way { domain: Domain::Ingress, fields: Fields::Set, group: 1 },
+    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 1 },
+    Way { domain: Domain::Transfer, fields: Fields::Set, group: 1 },
+    Way { domain: Domain::Transfer, fields: Fields::Modify, group: 1 },
+    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 0 },
+    Way { domain: Domain::Transfer, fields: Fields::Set, group: 0 },
 ];
+
+/// What a rule for one TTL is for while packets come with one that no rule is for.
+const USUAL_TTL: u8 = 64;
 
 impl Way {
     fn form(self) -> Form {
@@ -47,8 +55,8 @@ impl Way {
             Domain::Ingress => Egress::PortId,
             Domain::Transfer => Egress::RepresentedPort,
         };
-        let Self { domain, fields } = self;
-        Form { domain, group: 1, fields, egress, integrity: true, queues: vec![0], age_s: Some(30) }
+        let Self { domain, fields, group } = self;
+        Form { domain, group, fields, egress, integrity: true, queues: vec![0], age_s: Some(30) }
     }
 }
 
@@ -62,7 +70,8 @@ impl fmt::Display for Way {
             Fields::Set => "SET actions",
             Fields::Modify => "MODIFY_FIELD",
         };
-        write!(f, "{domain}, {fields}")
+        let guards = if self.group == 0 { "without groups" } else { "behind guards" };
+        write!(f, "{domain}, {fields}, {guards}")
     }
 }
 
@@ -82,11 +91,71 @@ pub enum Verdict {
 /// NICs with the rules of one set of connections.
 #[derive(Debug)]
 pub struct Hardware {
-    nics: Vec<(Way, Arc<Nic>)>,
-    /// What a rule is there for, and the longest packet that comes in.
-    rules: HashMap<Key, (Ingress, u16)>,
+    nics: Vec<Card>,
+    /// By what packets come in with.
+    rules: HashMap<Key, Rule>,
     /// Directions that have no rule, by the reason.
     pub unfit: BTreeMap<&'static str, u64>,
+}
+
+/// A direction that has a rule.
+#[derive(Debug)]
+struct Rule {
+    context: Ingress,
+    flow: HardwareFlow,
+    /// The longest packet that comes in.
+    longest: u16,
+}
+
+/// A NIC.
+#[derive(Debug)]
+struct Card {
+    way: Way,
+    form: Form,
+    nic: Arc<Nic>,
+    /// By port.
+    rules: Vec<FlowRules>,
+}
+
+impl Card {
+    /// With the guards of its ports, and, if it has such, the rule of each direction.
+    fn new<'a>(way: Way, flows: impl Iterator<Item = &'a HardwareFlow>) -> Result<Self, OracleError> {
+        let ports: Vec<u16> = (0..PORTS as u16).collect();
+        let nic = Nic::new(&ports, 1, Knobs { groups: way.group + 1, ..Knobs::default() });
+        let of = |port: &u16| FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, *port);
+        let card = Self { way, form: way.form(), rules: ports.iter().map(of).collect(), nic };
+        for (port, rules) in ports.into_iter().zip(&card.rules) {
+            for guard in encode::guards(&card.form, port) {
+                rules.create(&guard)?;
+            }
+        }
+        if card.form.is_guarded() {
+            for flow in flows {
+                card.create(flow, Ttl::Decrement)?;
+            }
+        }
+        Ok(card)
+    }
+
+    fn create(&self, flow: &HardwareFlow, ttl: Ttl) -> Result<Option<FlowId>, FlowError> {
+        let rules = self.rules.get(usize::from(flow.port));
+        rules.map(|rules| rules.create(&encode::carry(flow, &self.form, ttl))).transpose()
+    }
+
+    /// What it does with a packet, of this direction as far as anybody can tell.
+    fn process(&self, port: u16, frame: &mut Vec<u8>, rule: Option<&Rule>) -> Result<Outcome, FlowError> {
+        let Some(Rule { flow, .. }) = rule.filter(|_| !self.form.is_guarded()) else {
+            return Ok(self.nic.process(port, frame));
+        };
+        // The rule of the moment: as it would have been made for this packet.
+        let ttl = Ttl::Exact(ttl(frame).filter(|ttl| *ttl > 1).unwrap_or(USUAL_TTL));
+        let id = self.create(flow, ttl)?;
+        let outcome = self.nic.process(port, frame);
+        if let (Some(rules), Some(id)) = (self.rules.get(usize::from(flow.port)), id) {
+            rules.destroy(id)?;
+        }
+        Ok(outcome)
+    }
 }
 
 impl Hardware {
@@ -95,7 +164,7 @@ impl Hardware {
     /// # Errors
     /// When the model refuses a rule.
     pub fn new(fast: &FastPath, opened: &[Opened]) -> Result<Self, OracleError> {
-        let (mut rules, mut unfit, mut flows) = (HashMap::new(), BTreeMap::new(), Vec::new());
+        let (mut rules, mut unfit) = (HashMap::new(), BTreeMap::new());
         for (number, one) in opened.iter().enumerate() {
             // One that proves itself, or closes, has been taken out.
             if one.connection.state != EntryState::Software || !fast.has(number) {
@@ -104,36 +173,21 @@ impl Hardware {
             for way in 0..2 {
                 let with = |may_come| {
                     let lengths = Lengths { may_come, may_leave: one.proved_length(way) };
-                    Some((fast.hardware_flow(number, way, lengths)?, may_come))
+                    fast.hardware_flow(number, way, lengths)
                 };
-                let mut tried = PORT_MTUS.into_iter().filter_map(with);
-                let first = tried.next();
-                match first.into_iter().chain(tried).find_map(|(flow, mtu)| Some((flow.ok()?, mtu))) {
-                    Some((flow, may_come)) => {
-                        rules.insert(flow.key, (one.contexts[way], may_come));
-                        flows.push(flow);
+                let longest = PORT_MTUS.into_iter().find_map(|mtu| Some((with(mtu)?.ok()?, mtu)));
+                match longest {
+                    Some((flow, longest)) => {
+                        rules.insert(flow.key, Rule { context: one.contexts[way], flow, longest });
                     }
                     None => {
-                        let shortest = with(PORT_MTUS[1]).and_then(|(flow, _)| flow.err());
+                        let shortest = with(PORT_MTUS[1]).and_then(Result::err);
                         *unfit.entry(shortest.map_or("not in the flow table", name)).or_default() += 1;
                     }
                 }
             }
         }
-        let nic = |way: Way| {
-            let ports: Vec<u16> = (0..PORTS as u16).collect();
-            let nic = Nic::new(&ports, 1, Knobs::default());
-            let form = way.form();
-            for port in ports {
-                let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, port);
-                let guards = encode::guards(&form, port).into_iter();
-                let own = flows.iter().filter(|flow| flow.port == port);
-                for rule in guards.chain(own.map(|flow| encode::carry(flow, &form, Ttl::Decrement))) {
-                    rules.create(&rule)?;
-                }
-            }
-            Ok((way, nic))
-        };
+        let nic = |way| Card::new(way, rules.values().map(|rule| &rule.flow));
         let nics = WAYS.into_iter().map(nic).collect::<Result<_, OracleError>>()?;
         Ok(Self { nics, rules, unfit })
     }
@@ -146,19 +200,24 @@ impl Hardware {
     /// Shows each NIC a packet of which is known what worker and kernel make of it.
     ///
     /// # Errors
-    /// What a NIC does otherwise.
-    pub fn judge(&self, opened: &Opened, input: &Input, finding: &Finding) -> Result<Verdict, Mismatch> {
+    /// When a NIC refuses a rule.
+    pub fn judge(
+        &self,
+        opened: &Opened,
+        input: &Input,
+        finding: &Finding,
+    ) -> Result<Result<Verdict, Mismatch>, OracleError> {
         let headers = parse(&input.frame, input.port).ok();
         let made_for = Key::from_tuple(&opened.tuples[input.way]);
         // What nobody can read belongs to whom it was made for.
         let key = headers.as_ref().map(|headers| headers.key).or(made_for);
         let rule = key.and_then(|key| self.rules.get(&key));
-        if rule.is_some_and(|(_, longest)| l3_length(&input.frame) > usize::from(*longest)) {
-            return Ok(Verdict::TooLong);
+        if rule.is_some_and(|rule| l3_length(&input.frame) > usize::from(rule.longest)) {
+            return Ok(Ok(Verdict::TooLong));
         }
         // A worker does not look at L4 checksums; a NIC does, and gives what is wrong to software.
         let is_for_it = |headers: &Headers| {
-            let comes_in = rule.is_some_and(|(context, _)| headers.ingress == *context);
+            let comes_in = rule.is_some_and(|rule| headers.ingress == rule.context);
             comes_in && !has_bad_checksum(&input.frame, headers)
         };
         let expected = match (finding, headers.filter(is_for_it)) {
@@ -168,42 +227,44 @@ impl Hardware {
             }
             _ => None,
         };
-        for (way, nic) in &self.nics {
+        for card in &self.nics {
             let mut frame = input.frame.clone();
-            let outcome = nic.process(input.port, &mut frame);
+            let outcome = card.process(input.port, &mut frame, rule)?;
             let right = match (outcome, &expected) {
                 (Outcome::Sent(port), Some((to, bytes))) => port == *to && frame == *bytes,
                 (Outcome::Software { mark: None, queue: None }, None) => frame == input.frame,
                 _ => false,
             };
             if !right {
-                let (way, expected) = (*way, expected.clone());
-                return Err(Mismatch::Nic {
-                    way,
-                    outcome,
-                    frame,
-                    expected,
-                    finding: Box::new(finding.clone()),
-                });
+                let (way, finding) = (card.way, Box::new(finding.clone()));
+                return Ok(Err(Mismatch::Nic { way, outcome, frame, expected, finding }));
             }
         }
         let has_rule = made_for.is_some_and(|key| self.rules.contains_key(&key));
-        Ok(match expected {
+        Ok(Ok(match expected {
             Some(_) => Verdict::Carried,
             None if has_rule => Verdict::Software,
             None => Verdict::NoRule,
-        })
+        }))
     }
 }
 
 /// What a frame has behind its Ethernet header and up to two tags.
 fn l3_length(frame: &[u8]) -> usize {
-    let is_tag = |at: usize| {
-        let kind = frame.get(at..at + 2).map(|kind| u16::from_be_bytes([kind[0], kind[1]]));
-        matches!(kind, Some(ETHER_VLAN | ETHER_SERVICE_VLAN))
-    };
-    let tags = [12, 16].into_iter().take_while(|at| is_tag(*at)).count();
-    frame.len().saturating_sub(14 + 4 * tags)
+    frame.len().saturating_sub(l3(frame))
+}
+
+/// Behind the Ethernet header and up to two tags.
+fn l3(frame: &[u8]) -> usize {
+    let is_tag = |at: &usize| matches!(be16(frame, *at), Some(ETHER_VLAN | ETHER_SERVICE_VLAN));
+    14 + 4 * [12, 16].into_iter().take_while(is_tag).count()
+}
+
+/// TTL or hop limit.
+pub fn ttl(frame: &[u8]) -> Option<u8> {
+    let l3 = l3(frame);
+    let is_ipv4 = be16(frame, l3.checked_sub(2)?)? == ETHER_IPV4;
+    frame.get(l3 + if is_ipv4 { 8 } else { 7 }).copied()
 }
 
 /// The reason in a word or two, for the report.

@@ -91,7 +91,7 @@ impl<'a> World<'a> {
         if matches!(finding, Finding::Mismatch(_)) {
             return Ok((finding, Verdict::NoRule));
         }
-        Ok(match self.hardware.judge(&self.opened[input.connection], input, &finding) {
+        Ok(match self.hardware.judge(&self.opened[input.connection], input, &finding)? {
             Ok(verdict) => (finding, verdict),
             Err(mismatch) => (Finding::Mismatch(mismatch), Verdict::NoRule),
         })

@@ -141,6 +141,26 @@ pub enum Change {
     Overrun,
 }
 
+impl Change {
+    /// What has changed, in words.
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::Ruleset { .. } => "ruleset",
+            Self::Route => "route",
+            Self::Rule => "policy routing rule",
+            Self::Nexthop => "nexthop",
+            Self::Neighbour { .. } => "neighbour",
+            Self::Address { .. } => "address",
+            Self::Link { .. } => "interface",
+            Self::Netconf => "forwarding or filtering of an interface",
+            Self::Xfrm => "IPsec",
+            Self::Fdb => "bridge",
+            Self::Tc => "traffic control",
+            Self::Overrun => "anything: messages were lost",
+        }
+    }
+}
+
 /// Links, addresses and neighbours when watching began. Neighbours that are neither usable nor kept are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InitialState {

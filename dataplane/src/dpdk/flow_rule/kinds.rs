@@ -95,6 +95,8 @@ kinds! {
         END = RTE_FLOW_ACTION_TYPE_END, "end", 0;
         /// Nothing: to be skipped.
         VOID = RTE_FLOW_ACTION_TYPE_VOID, "void", 0;
+        /// Nothing: on with rules of lower priority.
+        PASSTHRU = RTE_FLOW_ACTION_TYPE_PASSTHRU, "passthru", 0;
         /// Go on in another group: its number, 4 bytes.
         JUMP = RTE_FLOW_ACTION_TYPE_JUMP, "jump", size_of::<sys::rte_flow_action_jump>();
         /// Mark the packet for software: 4 bytes.

@@ -1,0 +1,170 @@
+//! What the gateway says of itself: quiet on standard error or in the journal, and kept for `flyover events`.
+//!
+//! Only the control side logs; workers count. What is said in the same place many times within a few seconds is said a few
+//! times, and then how often it was left out.
+
+mod journal;
+mod limit;
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+
+use nix::sys::stat::fstat;
+use tracing::Subscriber;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
+
+pub use journal::Journal;
+use limit::Limit;
+
+/// How lines on standard error look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// What was said lately, and what was left out.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    journal: Journal,
+    limit: Limit,
+}
+
+impl Log {
+    /// Begins to log, from this level on. Of several in one process the first stays.
+    pub fn start(level: LevelFilter, format: Format) -> Self {
+        let log = Self::default();
+        let subscriber = log.subscriber(output(format).with_filter(level).boxed());
+        // A second subscriber in the same process is refused.
+        let _ = subscriber.try_init();
+        log
+    }
+
+    fn subscriber(
+        &self,
+        output: Box<dyn Layer<Registry> + Send + Sync>,
+    ) -> impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync {
+        let kept = self.journal.clone().with_filter(LevelFilter::INFO);
+        tracing_subscriber::registry().with(output).with(kept).with(self.limit.clone())
+    }
+
+    /// What is kept of it.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Says what was left out since the last time.
+    pub fn tell_left_out(&self) {
+        for (place, times) in self.limit.left_out() {
+            tracing::warn!(times, place, "left out, since it was said too often");
+        }
+    }
+}
+
+/// To the journal with its fields, or to standard error.
+fn output(format: Format) -> Box<dyn Layer<Registry> + Send + Sync> {
+    if format == Format::Text
+        && stderr_is_the_journal()
+        && let Ok(journald) = tracing_journald::layer()
+    {
+        let prefix = Some("FLYOVER".to_owned());
+        return journald.with_syslog_identifier("flyover".to_owned()).with_field_prefix(prefix).boxed();
+    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    match format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    }
+}
+
+/// systemd.exec(5): `JOURNAL_STREAM` is device and inode of the stream that leads to the journal. Whoever inherits the
+/// variable need not write there.
+fn stderr_is_the_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    fstat(io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::EventPage;
+
+    fn said(log: &Log) -> Vec<String> {
+        let EventPage { events, .. } = log.journal().after(0, 1000);
+        events.into_iter().map(|event| event.message).collect()
+    }
+
+    fn with_log(act: impl FnOnce(&Log)) {
+        let log = Log::default();
+        let nothing = tracing_subscriber::fmt::layer().with_writer(io::sink).boxed();
+        tracing::subscriber::with_default(log.subscriber(nothing), || act(&log));
+    }
+
+    #[test]
+    fn what_is_worth_knowing_is_kept_with_its_fields() {
+        with_log(|log| {
+            tracing::info!(port = "wan0", up = true, "carrier");
+            tracing::debug!("nobody asked");
+            tracing::error!(error = %io::Error::other("no"), "it failed");
+            let EventPage { events, next, lost } = log.journal().after(0, 10);
+            assert_eq!((events.len(), next, lost), (2, 2, 0));
+            let [first, second] = &events[..] else { panic!("{events:?}") };
+            assert_eq!((first.seq, first.level.as_str(), first.message.as_str()), (1, "info", "carrier"));
+            assert_eq!(first.fields["port"], "wan0");
+            assert_eq!(first.fields["up"], "true");
+            assert_eq!((second.level.as_str(), second.fields["error"].as_str()), ("error", "no"));
+            assert!(log.journal().after(2, 10).events.is_empty());
+        });
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_are_missed() {
+        with_log(|log| {
+            for number in 0..1500 {
+                // Each in a place of its own as far as the limit is concerned.
+                log.limit.forget();
+                tracing::info!(number, "something");
+            }
+            let page = log.journal().after(0, 10);
+            assert_eq!((page.events.len(), page.events[0].seq, page.lost), (10, 477, 476));
+            assert_eq!(page.next, 486);
+            let rest = log.journal().after(page.next, 10_000);
+            assert_eq!((rest.events.len(), rest.next, rest.lost), (1014, 1500, 0));
+        });
+    }
+
+    #[test]
+    fn what_is_said_too_often_is_left_out_and_counted() {
+        with_log(|log| {
+            for number in 0..100 {
+                tracing::warn!(number, "again");
+                tracing::info!("once a round, elsewhere");
+            }
+            let before = said(log);
+            assert_eq!(before.iter().filter(|message| *message == "again").count(), 20);
+            log.tell_left_out();
+            let after = log.journal().after(before.len() as u64, 10).events;
+            let times: Vec<&str> = after.iter().map(|event| event.fields["times"].as_str()).collect();
+            assert_eq!(times, ["80", "80"], "{after:?}");
+            assert!(after[0].fields["place"].contains("log/mod.rs:"), "{after:?}");
+            log.tell_left_out();
+            assert_eq!(said(log).len(), before.len() + 2);
+        });
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        with_log(|log| {
+            tracing::info!(text = "é".repeat(10_000), "{}", "é".repeat(10_000));
+            let event = log.journal().after(0, 1).events.remove(0);
+            assert!(event.message.len() <= 1024 && event.fields["text"].len() <= 1024);
+        });
+    }
+}
