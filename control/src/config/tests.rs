@@ -81,7 +81,7 @@ listen = "127.0.0.1:9477"
     let mark = Some(Mark { value: 0x20000, mask: 0x20000 });
     assert_eq!(config.hardware, HardwareConfig { offload: Offload::Model, hot: 50, mark, model });
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
-    assert_eq!(config.notices.len(), 1, "{:?}", config.notices);
+    assert!(config.notices.is_empty(), "{:?}", config.notices);
 }
 
 #[test]
