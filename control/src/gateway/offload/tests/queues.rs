@@ -49,6 +49,17 @@ fn who_leaves_while_its_rule_is_made_is_out_as_soon_as_it_is_in() {
 }
 
 #[test]
+fn one_that_a_worker_moved_while_its_rule_was_made_comes_out() {
+    let (mut rig, flow) = rig(Knobs { latency: SLOW, ..Knobs::default() });
+    rig.heat(1, 0);
+    let slot = rig.plane.table.resolve(flow).expect("it is there");
+    rig.plane.table.entry(slot).set_state(EntryState::Holding);
+    rig.pass(300);
+    rig.pass(300);
+    assert_eq!((rig.rules(), rig.plane.offload.has(flow)), (0, false));
+}
+
+#[test]
 fn nobody_waits_long_for_a_rule_to_go() {
     let (mut rig, flow) = rig(Knobs::default());
     rig.heat(1, 0);
