@@ -20,8 +20,15 @@ const LONGEST: usize = 1500 - 20 - 8;
 /// Packets of a connection that are sent while the NIC has it.
 const PINGS: u64 = 300;
 
+/// With `LAB_MODEL_QUEUES=false` rules are made one by one.
 fn lab() -> LabBuilder {
+    lab_with(std::env::var("LAB_MODEL_QUEUES").map_or(true, |queues| queues != "false"))
+}
+
+/// `queues`: rules go through queues.
+fn lab_with(queues: bool) -> LabBuilder {
     Lab::builder(Plane::under_test())
+        .config("hardware.model", &format!("queues = {queues}"))
         .rules(HOME_ROUTER)
         .config("hardware", "offload = \"model\"")
         .config("hardware", "hot = 20")
@@ -96,9 +103,10 @@ fn workers_see_nothing_of_what_the_nic_carries() -> Result<()> {
 
 #[test]
 fn a_transfer_arrives_and_its_end_is_the_kernels() -> Result<()> {
+    // By each end once, and with the NIC told in each way.
     for reset in [false, true] {
         let _turn = turn::take();
-        let lab = lab().build()?;
+        let lab = lab_with(reset).build()?;
         let service = Service::listen(lab.server(), SERVER, 80)?;
         let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
         let port = pair.source_port();

@@ -25,6 +25,40 @@ pub struct PortHardware {
     pub findings: Vec<String>,
     /// Directions that come in by this port.
     pub directions: HardwareDirections,
+    /// Rules go through queues: nobody waits for the NIC.
+    pub queues: bool,
+    /// What the comparison of its rules with flow table and kernel found.
+    pub audit: HardwareAudit,
+    /// How long control waited for its NIC.
+    pub waits: HardwareWaits,
+}
+
+/// What the comparison of kernel, flow table and NIC found since the start, and put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwareAudit {
+    /// Looks at a rule.
+    pub looks: u64,
+    /// Rules that a NIC had lost: made again.
+    pub lost: u64,
+    /// Rules that a NIC had and nobody had asked for: removed.
+    pub extra: u64,
+    /// Rules of directions that were over, did not fly, or whose connection was not known: removed.
+    pub orphaned: u64,
+    /// Rules that said something else than the flow table: removed, and made anew.
+    pub outdated: u64,
+    /// Rules that could not be read, or did nothing: removed for a while.
+    pub failing: u64,
+    /// Times that all rules of a port were made anew.
+    pub remade: u64,
+}
+
+/// How long control waited for a NIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwareWaits {
+    /// The longest time that control spent on the NIC in one go, in microseconds.
+    pub longest_us: u64,
+    /// Rules that were to go before something else happened, and had not gone when patience ended.
+    pub overran: u64,
 }
 
 /// Directions by where they are.

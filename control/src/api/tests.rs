@@ -491,6 +491,11 @@ fn json_keys_are_stable() {
         rx.packets speed_mbps twin twin.rx_bytes twin.rx_packets twin.tx_bytes twin.tx_packets twin_io tx tx.bytes \
         tx.errors tx.missed tx.packets";
     assert_eq!(keys(&port).join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
+    let hardware = serde_json::to_value(PortHardware::default()).expect("JSON");
+    let expected = "ages audit audit.extra audit.failing audit.looks audit.lost audit.orphaned audit.outdated \
+        audit.remade directions directions.capacity directions.hardware directions.leaving directions.put_off \
+        directions.waiting driver findings ipv6 name proved queues tier used vlan waits waits.longest_us waits.overran";
+    assert_eq!(keys(&hardware).join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let stats =
         Stats { workers: vec![WorkerStats::default()], punt: vec![PuntStats::default()], ..Stats::default() };
     let value = serde_json::to_value(&stats).expect("JSON");

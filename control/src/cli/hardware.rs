@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::format::count;
 use super::table::{Align, Table};
-use crate::api::{DirectionRules, PortHardware};
+use crate::api::{DirectionRules, HardwareAudit, PortHardware};
 
 use Align::{Left, Right};
 
@@ -17,6 +17,7 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
         ("USED", Left),
         ("IPV6", Left),
         ("VLAN", Left),
+        ("QUEUES", Left),
         ("DIRECTIONS", Right),
         ("WAITING", Right),
         ("PUT OFF", Right),
@@ -33,6 +34,7 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
             word(port.used),
             word(port.ipv6),
             word(port.vlan),
+            word(port.queues),
             count(directions.hardware),
             count(directions.waiting),
             count(directions.put_off),
@@ -45,8 +47,29 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
         for finding in &port.findings {
             writeln!(out, "{}: {finding}", port.name)?;
         }
+        for finding in mended(port) {
+            writeln!(out, "{}: {finding}", port.name)?;
+        }
     }
     Ok(())
+}
+
+/// What did not agree, and what the NIC let wait, if anything.
+fn mended(port: &PortHardware) -> Vec<String> {
+    let HardwareAudit { looks: _, lost, extra, orphaned, outdated, failing, remade } = port.audit;
+    let told = [
+        (lost, "rules were lost by the NIC, and made again"),
+        (extra, "rules were nobody's, and removed"),
+        (orphaned, "rules had no flow any more, and were removed"),
+        (outdated, "rules said something else than the flow table, and were made anew"),
+        (failing, "rules could not be read or took no packets: their flows are kept out for a while"),
+        (remade, "times the NIC had lost everything, and all rules were made anew"),
+        (port.waits.overran, "rules did not go as fast as they should have"),
+    ];
+    told.iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{} {what}", count(*number)))
+        .collect()
 }
 
 /// Lines for testpmd, by direction.
@@ -85,6 +108,8 @@ mod tests {
             tier: "full".to_owned(),
             used: true,
             directions,
+            queues: true,
+            audit: HardwareAudit { looks: 9000, lost: 1200, ..HardwareAudit::default() },
             ..PortHardware::default()
         };
         let none = PortHardware {
@@ -94,8 +119,12 @@ mod tests {
         };
         let told = text(|out| ports(out, &[used, none]));
         let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1], ["wan0", "model", "full", "yes", "no", "no", "1,234", "0", "0", "0", "4,096"]);
+        assert_eq!(
+            lines[1],
+            ["wan0", "model", "full", "yes", "no", "no", "yes", "1,234", "0", "0", "0", "4,096"]
+        );
         assert_eq!(lines[2].last(), Some(&"-"));
+        assert!(told.contains("\nwan0: 1,200 rules were lost by the NIC, and made again\n"), "{told}");
         assert!(told.ends_with("lan0: no rules\n"), "{told}");
     }
 

@@ -125,6 +125,8 @@ pub struct ModelConfig {
     pub tier: Tier,
     /// The most rules at a time.
     pub capacity: u32,
+    /// Whether rules go through queues.
+    pub queues: bool,
     /// Whether rules can be grouped behind guards.
     pub groups: bool,
 }

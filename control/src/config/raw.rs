@@ -69,6 +69,7 @@ pub(super) struct RawHardware {
 pub(super) struct RawModel {
     pub(super) tier: Option<Spanned<String>>,
     pub(super) capacity: Option<Spanned<i64>>,
+    pub(super) queues: Option<bool>,
     pub(super) groups: Option<bool>,
 }
 

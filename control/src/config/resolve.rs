@@ -342,6 +342,7 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
         model: ModelConfig {
             tier,
             capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)?,
+            queues: raw.model.queues.unwrap_or(true),
             groups: raw.model.groups.unwrap_or(true),
         },
     })

@@ -5,7 +5,7 @@ use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
 use super::offload::PortRules;
 use super::ports::GatewayPort;
 use super::state::State;
-use crate::api::{DirectionRules, HardwareDirections, PortHardware};
+use crate::api::{DirectionRules, HardwareDirections, HardwareWaits, PortHardware};
 use crate::config::Offload;
 use crate::tracker::Plane;
 
@@ -21,30 +21,23 @@ impl State {
             }
         }
         self.plane.offload.tick(now);
+        for flow in self.plane.offload.due_for_audit(now) {
+            let known = self.tracker.mark(flow, &self.plane).is_some();
+            if !self.plane.offload.look(flow, known, now) {
+                // Nobody would ever take it back.
+                self.plane.set_state(flow, EntryState::Candidate);
+            }
+        }
     }
 
     /// Whether NICs carry all of a connection that flies: both of its directions, or the one that has packets.
     pub(super) fn is_carried(&self, flow: FlowRef) -> bool {
-        let offload = &self.plane.offload;
-        let idle = |flow| self.plane.state(flow) != EntryState::Software;
-        let peer = self.plane.peer(flow);
-        match (offload.has(flow), peer.map(|peer| (offload.has(peer), idle(peer)))) {
-            (true, Some((other, idle))) => other || idle,
-            (true, None) => true,
-            (false, Some((true, _))) => idle(flow),
-            (false, _) => false,
-        }
+        self.plane.offload.carries(flow)
     }
 
     /// Connections that NICs carry.
     pub(super) fn carried(&self) -> u64 {
-        let offload = &self.plane.offload;
-        // Of two directions that are in, the one with the lower slot counts.
-        let counts = |flow: &FlowRef| {
-            let peer = self.plane.peer(*flow).filter(|peer| offload.has(*peer));
-            self.is_carried(*flow) && peer.is_none_or(|peer| flow.slot.to_bits() < peer.slot.to_bits())
-        };
-        offload.carried().filter(counts).count() as u64
+        self.plane.offload.carried()
     }
 
     /// What ports' hardware does, in words.
@@ -79,6 +72,12 @@ impl State {
                     put_off: numbers.put_off as u64,
                     leaving: numbers.coming_out as u64,
                     capacity: numbers.capacity as u64,
+                },
+                queues: rules.carries() && rules.under_way.by_queue(),
+                audit: rules.differences,
+                waits: HardwareWaits {
+                    longest_us: rules.waits.longest.as_micros().try_into().unwrap_or(u64::MAX),
+                    overran: rules.waits.overran,
                 },
             }
         };

@@ -49,11 +49,6 @@ impl FlowPlane {
         self.table.lookup(key).map(|slot| self.table.reference(slot))
     }
 
-    /// The other direction.
-    pub(super) fn peer(&self, flow: FlowRef) -> Option<FlowRef> {
-        self.table.peer(self.table.resolve(flow)?).map(|slot| self.table.reference(slot))
-    }
-
     /// The entry, if it was ever set up to forward.
     fn forwarding(&self, flow: FlowRef) -> Option<Entry<'_>> {
         self.entry(flow).filter(|entry| entry.adjacency() != AdjacencyId::NONE)

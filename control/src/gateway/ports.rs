@@ -23,6 +23,8 @@ pub(super) struct GatewayPort {
     /// The twin was deleted, and is to be made again.
     pub(super) bereft: bool,
     pub(super) queues: u16,
+    /// Why the port has no queues for flow rules, where its driver should have some.
+    pub(super) no_queues: Option<String>,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
     /// The twin is administratively up.

@@ -256,7 +256,7 @@ fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> 
     let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, port_config) in config.ports.iter().enumerate() {
         let kept = keepers.has(&port_config.name);
-        let (port, twin, rx, tx) = port(number, port_config, workers, pool, kept)?;
+        let (port, twin, rx, tx) = port(number, config, port_config, workers, pool, kept)?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
             worker.push(WorkerPort { rx: rx.next(), tx });
@@ -269,6 +269,7 @@ fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> 
 
 fn port(
     number: usize,
+    whole: &Config,
     config: &PortConfig,
     workers: usize,
     pool: &Mempool,
@@ -307,6 +308,8 @@ fn port(
     })
     .map_err(port_error)?;
 
+    let no_queues = offload::set_up_queues(whole, config, &port);
+
     // The twin's address is the one that neighbours know: an existing twin keeps it, a new one takes the
     // port's. A device that can't change its own hears everything instead.
     let port_mac = port.mac().map_err(port_error)?;
@@ -341,6 +344,7 @@ fn port(
         twin,
         twin_io,
         queues: rx_queues as u16,
+        no_queues,
         mac,
         carrier: None,
     };

@@ -4,37 +4,34 @@
 //! and the tracker's writes to the flow table say who must leave: a direction whose state, way or length changes has its
 //! rule removed before the change is made.
 
+mod audit;
+mod counts;
+mod orders;
 mod port;
 mod setup;
+mod under_way;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dataplane::dpdk::flow_rule::{ErrorKind, FlowError, FlowId};
 use dataplane::flow::{
     AdjacencyId, AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags,
 };
 use dataplane::hardware::model::Nic;
-use dataplane::hardware::scheduler::{Order, Whereabouts};
+use dataplane::hardware::scheduler::Whereabouts;
 use dataplane::hardware::{HardwareFlow, Lengths};
 use dataplane::worker::{Hot, Told};
 use nix::errno::Errno;
 
+use audit::{Audit, Looked};
 pub(super) use port::PortRules;
-pub(super) use setup::{Hardware, prepare};
+pub(super) use setup::{Hardware, prepare, set_up_queues};
 
 use crate::netlink::egress::egress;
 use crate::tracker::DirectionCounters;
-
-/// How often a rule's counter is read, in milliseconds; the tracker wants to see packets that are not older than a
-/// second.
-const COUNT_EVERY: u64 = 500;
-/// Counters read in one go.
-const COUNT_BATCH: usize = 1024;
-/// What one end has acknowledged says nothing of what the other may send once so many bytes went past workers: half of
-/// the largest TCP window.
-const ACK_IS_OLD: u64 = 1 << 29;
 
 /// A direction that no NIC may have.
 fn cannot(why: impl Into<String>) -> FlowError {
@@ -74,6 +71,14 @@ struct Placed {
     /// That its packets came in with, when last told of.
     ttl: u8,
     rule: Option<FlowId>,
+    /// Whether its making has ended.
+    is_in: bool,
+    /// It stands for its connection among those that NICs carry.
+    counts: bool,
+    /// What the NIC was told, while there is a rule.
+    told: Option<HardwareFlow>,
+    /// What the last audit saw.
+    looked: Looked,
     /// What the rule has counted, and those before it.
     counted: DirectionCounters,
     /// What those before it have counted.
@@ -93,13 +98,41 @@ pub(super) struct Offload {
     /// How long packets can be, by port.
     lengths: Vec<PortLengths>,
     placed: HashMap<Name, Placed>,
-    /// Tuples of directions that are gone from the table, and whose rules are not.
-    haunted: HashSet<Key>,
+    /// Tuples of directions that are gone from the table, and whose rules are not; by which port they come in.
+    haunted: HashMap<Key, usize>,
     /// Rules by the time at which their counter was read last.
     to_count: VecDeque<(u64, Name, FlowId)>,
-    /// Of directions that are gone.
-    past: (u64, u64),
+    /// Packets and bytes that NICs have carried, as far as is known.
+    totals: (u64, u64),
+    /// Connections that NICs carry.
+    carried: u64,
+    waits: Waits,
+    audit: Audit,
     model: Option<Arc<Nic>>,
+}
+
+/// How long control waits for NICs.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// For one rule to go, at most.
+    each: Duration,
+    /// For all of them between two ticks.
+    together: Duration,
+    /// Since the last tick.
+    since_tick: Duration,
+    /// Overrunning was told then.
+    told: Option<u64>,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            each: Duration::from_millis(2),
+            together: Duration::from_millis(10),
+            since_tick: Duration::ZERO,
+            told: None,
+        }
+    }
 }
 
 impl Offload {
@@ -117,9 +150,12 @@ impl Offload {
             lengths: Vec::new(),
             ports,
             placed: HashMap::new(),
-            haunted: HashSet::new(),
+            haunted: HashMap::new(),
             to_count: VecDeque::new(),
-            past: (0, 0),
+            totals: (0, 0),
+            carried: 0,
+            waits: Waits::default(),
+            audit: Audit::default(),
             model,
         }
     }
@@ -137,12 +173,19 @@ impl Offload {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: u64) {
         self.now = now;
+        self.waits.since_tick = Duration::ZERO;
         if let Some(model) = &self.model {
             model.set_time(now);
         }
+        let begun = Instant::now();
         self.read_counters(now);
+        self.ports.iter_mut().for_each(|port| port.waits.took(begun.elapsed()));
         for port in 0..self.ports.len() {
-            self.obey(port, now);
+            let begun = Instant::now();
+            self.serve(port, now);
+            if let Some(rules) = self.ports.get_mut(port) {
+                rules.waits.took(begun.elapsed());
+            }
         }
     }
 
@@ -174,6 +217,10 @@ impl Offload {
             key: entry.key(),
             ttl: told.ttl,
             rule: None,
+            is_in: false,
+            counts: false,
+            told: None,
+            looked: Looked::default(),
             counted: DirectionCounters::default(),
             before: (0, 0),
         });
@@ -190,53 +237,9 @@ impl Offload {
         port.is_some_and(PortRules::for_one_ttl)
     }
 
-    /// Carries out what the scheduler of a port wants.
-    fn obey(&mut self, port: usize, now: u64) {
-        let Some(orders) = self.ports.get_mut(port).map(|port| port.scheduler.poll(now)) else { return };
-        for order in orders {
-            match order {
-                Order::Create(name) => self.create(port, name, now),
-                Order::Destroy(name) => self.destroy(port, name, now),
-            }
-        }
-        let freed = self.ports.get_mut(port).map(|port| port.scheduler.freed()).unwrap_or_default();
-        for name in freed {
-            self.is_free(name);
-        }
-    }
-
-    fn create(&mut self, port: usize, name: Name, now: u64) {
-        let outcome = self.rule_for(port, name);
-        let made = outcome.as_ref().ok().copied();
-        if let Some(rules) = self.ports.get_mut(port) {
-            rules.scheduler.created(name, outcome.map(drop), now);
-        }
-        let (Some(rule), Some(placed)) = (made, self.placed.get_mut(&name)) else { return };
-        placed.rule = Some(rule);
-        let flow = placed.flow;
-        self.to_count.push_back((now, name, rule));
-        // A worker may have moved it meanwhile.
-        let stays = |slot| self.table.entry(slot).state() == EntryState::Software;
-        if !self.table.resolve(flow).is_some_and(stays) {
-            self.leave(flow);
-        }
-    }
-
-    /// Makes the rule of a direction.
-    fn rule_for(&self, port: usize, name: Name) -> Result<FlowId, FlowError> {
-        let Some(placed) = self.placed.get(&name) else { return Err(cannot("the direction is gone")) };
-        let stays = |slot| self.table.entry(slot).state() == EntryState::Software;
-        if !self.table.resolve(placed.flow).is_some_and(stays) {
-            return Err(cannot("the direction does not fly"));
-        }
-        let (comes_in_by, flow) = self.derive(placed.flow)?;
-        if comes_in_by != port {
-            return Err(cannot("it comes in by another port now"));
-        }
-        let ids: Vec<u16> = self.ports.iter().map(|port| port.id).collect();
-        self.ports
-            .get(port)
-            .map_or_else(|| Err(cannot("there is no such port")), |rules| rules.carry(flow, &ids, placed.ttl))
+    /// Whether the direction flies with workers, so that it may fly in the NIC.
+    fn flies(&self, flow: FlowRef) -> bool {
+        self.table.resolve(flow).is_some_and(|slot| self.table.entry(slot).state() == EntryState::Software)
     }
 
     /// What a NIC would be told of a direction, and the port that it comes in by.
@@ -288,67 +291,9 @@ impl Offload {
         rules.printed(flow, &ids, ttl).map(|printed| (port, printed)).map_err(|error| error.to_string())
     }
 
-    fn destroy(&mut self, port: usize, name: Name, now: u64) {
-        self.read_counter(name, now);
-        let Some(rules) = self.ports.get_mut(port) else { return };
-        let outcome = match self.placed.get(&name).and_then(|placed| placed.rule) {
-            Some(rule) => rules.rules().and_then(|rules| rules.destroy(rule)),
-            None => Ok(()),
-        };
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "a rule could not be removed from the NIC: its packets go on past the rules of nftables");
-        } else if let Some(placed) = self.placed.get_mut(&name) {
-            placed.rule = None;
-            placed.before = (placed.counted.packets, placed.counted.bytes);
-        }
-        rules.scheduler.destroyed(name, outcome, now);
-    }
-
-    /// A direction that was to leave has no rule any more.
-    fn is_free(&mut self, name: Name) {
-        let Some(placed) = self.placed.get(&name) else { return };
-        if self.haunted.remove(&placed.key) {
-            self.forget(name);
-        }
-    }
-
-    fn forget(&mut self, name: Name) {
-        if let Some(placed) = self.placed.remove(&name) {
-            self.past.0 += placed.counted.packets;
-            self.past.1 += placed.counted.bytes;
-        }
-    }
-
-    /// A direction must not be in the NIC from here on. `false`: the NIC did not let go of it.
-    pub(super) fn leave(&mut self, flow: FlowRef) -> bool {
-        let Some(port) = self.placed.get(&name(flow)).map(|placed| placed.port) else { return true };
-        let now = self.now;
-        let Some(rules) = self.ports.get_mut(port) else { return true };
-        if rules.scheduler.leave(name(flow)) {
-            return true;
-        }
-        self.obey(port, now);
-        self.placed.get(&name(flow)).is_none_or(|placed| placed.rule.is_none())
-    }
-
-    /// The same of one that is taken out of the table.
-    pub(super) fn remove(&mut self, flow: FlowRef) {
-        let free = self.leave(flow);
-        if let Some(placed) = self.placed.get(&name(flow)).filter(|_| !free) {
-            self.haunted.insert(placed.key);
-        } else {
-            self.forget(name(flow));
-        }
-    }
-
-    /// Whether a NIC still has a rule for packets with this tuple that is nobody's.
-    pub(super) fn is_haunted(&self, key: &Key) -> bool {
-        !self.haunted.is_empty() && self.haunted.contains(key)
-    }
-
-    /// Whether the direction has a rule.
+    /// Whether the direction has a rule that is made.
     pub(super) fn has(&self, flow: FlowRef) -> bool {
-        self.placed.get(&name(flow)).is_some_and(|placed| placed.rule.is_some())
+        self.placed.get(&name(flow)).is_some_and(|placed| placed.is_in)
     }
 
     /// Where the scheduler has it, and why not further.
@@ -364,67 +309,6 @@ impl Offload {
     /// What the NIC has counted of a direction.
     pub(super) fn counters(&self, flow: FlowRef) -> Option<&DirectionCounters> {
         self.placed.get(&name(flow)).map(|placed| &placed.counted)
-    }
-
-    /// Packets and bytes that NICs have carried, as far as is known.
-    pub(super) fn totals(&self) -> (u64, u64) {
-        self.placed.values().fold(self.past, |(packets, bytes), placed| {
-            (packets + placed.counted.packets, bytes + placed.counted.bytes)
-        })
-    }
-
-    /// Directions with a rule.
-    pub(super) fn carried(&self) -> impl Iterator<Item = FlowRef> {
-        self.placed.values().filter(|placed| placed.rule.is_some()).map(|placed| placed.flow)
-    }
-
-    /// Reads those counters whose time has come.
-    fn read_counters(&mut self, now: u64) {
-        for _ in 0..COUNT_BATCH {
-            let first = self.to_count.front().copied();
-            let Some((_, name, rule)) = first.filter(|(at, ..)| *at + COUNT_EVERY <= now) else { break };
-            self.to_count.pop_front();
-            // A later rule of the same direction has a place of its own.
-            if self.placed.get(&name).is_some_and(|placed| placed.rule == Some(rule)) {
-                self.read_counter(name, now);
-                self.to_count.push_back((now, name, rule));
-            }
-        }
-    }
-
-    fn read_counter(&mut self, name: Name, now: u64) {
-        let Some(placed) = self.placed.get_mut(&name) else { return };
-        let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return };
-        let Ok(count) = port.rules().and_then(|rules| rules.count(rule, false)) else { return };
-        let packets = placed.before.0 + count.packets.unwrap_or(0);
-        if packets > placed.counted.packets {
-            placed.counted.packets = packets;
-            placed.counted.bytes = placed.before.1 + count.bytes.unwrap_or(0);
-            placed.counted.last_seen = (now as u32).max(1);
-        }
-        let Some(slot) = self.table.resolve(placed.flow) else { return };
-        let entry = self.table.entry(slot);
-        port.scheduler.counted(name, entry.packets() + placed.counted.packets, now);
-        if count.bytes.unwrap_or(0) > ACK_IS_OLD {
-            entry.set_last_ack(0);
-            if let Some(peer) = self.table.peer(slot) {
-                self.table.entry(peer).set_last_ack(0);
-            }
-        }
-    }
-
-    /// A port has lost all of its rules: its device went away.
-    pub(super) fn lost_all(&mut self, port: usize) {
-        let Some(rules) = self.ports.get_mut(port) else { return };
-        rules.scheduler.lost_all();
-        rules.gone();
-        let freed = rules.scheduler.freed();
-        for placed in self.placed.values_mut().filter(|placed| placed.port == port) {
-            placed.rule = None;
-        }
-        for name in freed {
-            self.is_free(name);
-        }
     }
 }
 

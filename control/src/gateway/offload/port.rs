@@ -1,12 +1,17 @@
 //! The rules of one port.
 
-use dataplane::dpdk::flow_rule::{FlowError, FlowId, FlowRules};
+use std::time::Duration;
+
+use dataplane::dpdk::flow_rule::{FlowError, FlowId, FlowRule, FlowRules};
 use dataplane::flow::Key;
-use dataplane::hardware::probe::Capabilities;
-use dataplane::hardware::scheduler::{Policy, Scheduler};
+use dataplane::hardware::model::Nic;
+use dataplane::hardware::probe::{Capabilities, Probe, Unreachable};
+use dataplane::hardware::scheduler::{Order, Policy, Scheduler};
 use dataplane::hardware::{Domain, Egress, Fields, Form, HardwareFlow, Tier, Ttl, encode, print};
 
+use super::under_way::UnderWay;
 use super::{Name, cannot};
+use crate::api::HardwareAudit;
 
 /// A port's rules, and who may have one.
 #[derive(Debug)]
@@ -17,30 +22,94 @@ pub(in crate::gateway) struct PortRules {
     rules: Option<FlowRules>,
     pub(in crate::gateway) capabilities: Capabilities,
     pub(in crate::gateway) scheduler: Scheduler<Name>,
+    pub(in crate::gateway) under_way: UnderWay,
+    /// Rules that stand for all flows.
+    guards: Vec<FlowId>,
     /// In which rules are made; none if none are.
     form: Option<Form>,
+    site: Option<Site>,
+    pub(in crate::gateway) waits: PortWaits,
+    /// What differed since the start.
+    pub(in crate::gateway) differences: HardwareAudit,
+}
+
+/// How long control waited for a NIC.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::gateway) struct PortWaits {
+    /// The longest time in one go: for a rule to go, for orders to be taken, or for counters.
+    pub(in crate::gateway) longest: Duration,
+    /// Rules that had not gone when patience ended.
+    pub(in crate::gateway) overran: u64,
+}
+
+impl PortWaits {
+    /// It was so long once more.
+    pub(super) fn took(&mut self, time: Duration) {
+        self.longest = self.longest.max(time);
+    }
+}
+
+/// What a port has to be probed with.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    pub(super) mac: [u8; 6],
+    /// The port that canaries leave by.
+    pub(super) egress: u16,
+    pub(super) queues: Vec<u16>,
 }
 
 impl PortRules {
     /// A port on which rules are made if they were proved to do what they should.
     pub(super) fn new(id: u16, rules: FlowRules, mut capabilities: Capabilities, policy: Policy) -> Self {
-        let usable = capabilities.tier == Tier::Full && capabilities.proved;
-        let form = capabilities.form.clone().filter(|_| usable);
-        let guarded =
-            |form: &Form| encode::guards(form, id).iter().try_for_each(|guard| rules.create(guard).map(drop));
-        let form = form.filter(|form| {
-            let outcome = guarded(form);
-            if let Err(error) = &outcome {
-                capabilities.findings.insert(0, format!("guards: {error}"));
-            }
-            outcome.is_ok()
-        });
-        if form.is_none() && capabilities.form.is_some() {
-            // Nothing of it is to stay; what can't be removed was found by the probe.
-            let _ = rules.flush();
-        }
+        let (form, guards) = settle(id, &rules, &mut capabilities);
+        let under_way = UnderWay::new(rules.queues());
+        let policy = under_way.within(policy);
         let rules = form.is_some().then_some(rules);
-        Self { id, rules, capabilities, scheduler: Scheduler::new(policy), form }
+        Self {
+            id,
+            rules,
+            guards,
+            capabilities,
+            scheduler: Scheduler::new(policy),
+            under_way,
+            form,
+            site: None,
+            waits: PortWaits::default(),
+            differences: HardwareAudit::default(),
+        }
+    }
+
+    /// It can be probed once more.
+    pub(super) fn at(mut self, site: Site) -> Self {
+        self.site = Some(site);
+        self
+    }
+
+    /// Rules that stand for all flows.
+    pub(super) fn guards(&self) -> &[FlowId] {
+        &self.guards
+    }
+
+    /// Removes all rules, finds out once more what the port can do, and makes the guards again. An error says that rules may
+    /// still be there, and that all is as it was.
+    pub(super) fn remake(&mut self, model: Option<&Nic>) -> Result<(), FlowError> {
+        let Some(rules) = &self.rules else { return Err(cannot("the port carries no flows")) };
+        rules.flush()?;
+        self.under_way.clear();
+        if let Some(Site { mac, egress, queues }) = self.site.clone() {
+            let probe = Probe { rules, port: self.id, mac, egress, queues };
+            self.capabilities = match model {
+                Some(mut nic) => probe.run(&mut nic),
+                None => probe.run(&mut Unreachable),
+            };
+        }
+        (self.form, self.guards) = settle(self.id, rules, &mut self.capabilities);
+        if self.form.is_none() {
+            self.rules = None;
+            let what = "the NIC lost its rules, and was found to be able to less than at start: restart Flyover to have it probed again";
+            self.capabilities.findings.insert(0, what.to_owned());
+        }
+        Ok(())
     }
 
     /// The rules, while some are made.
@@ -61,13 +130,49 @@ impl PortRules {
     /// The device went away, and its rules with it.
     pub(super) fn gone(&mut self) {
         self.rules = None;
+        self.under_way.clear();
+        self.guards.clear();
         if self.form.take().is_some() {
             self.capabilities.findings.insert(0, "the device is gone".to_owned());
         }
     }
 
-    /// Makes the rule of a direction whose packets come in with this TTL, as `ids` number the gateway's ports for DPDK.
-    pub(super) fn carry(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<FlowId, FlowError> {
+    /// Begins to make a direction's rule; whether it is made already.
+    pub(super) fn begin_create(&mut self, name: Name, rule: &FlowRule) -> Result<(FlowId, bool), FlowError> {
+        let rules = self.rules.as_ref().ok_or_else(|| cannot("the port carries no flows"))?;
+        let begun = self.under_way.create(rules, name, rule);
+        if let Some(refused) = self.under_way.fell_back() {
+            let what = format!("rules are made one by one: through a queue the NIC refuses them: {refused}");
+            tracing::warn!(
+                port = self.id,
+                refused,
+                "the NIC refuses rules through queues: they are made one by one"
+            );
+            self.capabilities.findings.push(what);
+        }
+        begun
+    }
+
+    /// Begins to remove a direction's rule; whether it is gone already.
+    pub(super) fn begin_destroy(&mut self, name: Name, rule: FlowId) -> Result<bool, FlowError> {
+        let rules = self.rules.as_ref().ok_or_else(|| cannot("the port carries no flows"))?;
+        self.under_way.destroy(rules, name, rule)
+    }
+
+    /// The NIC is to begin with what it was told.
+    pub(super) fn push(&mut self) {
+        if let Some(rules) = &self.rules {
+            self.under_way.push(rules);
+        }
+    }
+
+    /// What the NIC is done with.
+    pub(super) fn pull(&mut self, now: u64) -> Vec<(Order<Name>, Result<(), FlowError>)> {
+        self.rules.as_ref().map(|rules| self.under_way.pull(rules, now)).unwrap_or_default()
+    }
+
+    /// The rule of a direction whose packets come in with this TTL, as `ids` number the gateway's ports for DPDK.
+    pub(super) fn rule(&self, flow: HardwareFlow, ids: &[u16], ttl: u8) -> Result<FlowRule, FlowError> {
         let Some(form) = &self.form else { return Err(cannot("the port carries no flows")) };
         if matches!(flow.key, Key::V6(_)) && !self.capabilities.ipv6 {
             return Err(cannot("the port carries no IPv6"));
@@ -76,7 +181,7 @@ impl PortRules {
         if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
-        self.rules()?.create(&encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
+        Ok(encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
     }
 
     /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.
@@ -94,6 +199,27 @@ impl PortRules {
         rules.push(encode::carry(&numbered(flow, ids)?, &form, ttl_for(&form, ttl)?));
         Ok(rules.iter().map(|rule| print::testpmd(self.id, rule)).collect())
     }
+}
+
+/// Makes the guards of a port into which flows may go; the form in which they go, and the guards.
+fn settle(id: u16, rules: &FlowRules, capabilities: &mut Capabilities) -> (Option<Form>, Vec<FlowId>) {
+    let usable = capabilities.tier == Tier::Full && capabilities.proved;
+    let form = capabilities.form.clone().filter(|_| usable);
+    let mut guards = Vec::new();
+    let form = form.filter(|form| {
+        let mut made = encode::guards(form, id).into_iter();
+        let outcome = made.try_for_each(|guard| rules.create(&guard).map(|id| guards.push(id)));
+        if let Err(error) = &outcome {
+            capabilities.findings.insert(0, format!("guards: {error}"));
+        }
+        outcome.is_ok()
+    });
+    if form.is_none() && capabilities.form.is_some() {
+        // Nothing of it is to stay; what can't be removed was found by the probe.
+        let _ = rules.flush();
+        guards.clear();
+    }
+    (form, guards)
 }
 
 /// What a rule of this form does to the TTL of packets that come in with `ttl`.
@@ -115,7 +241,9 @@ fn numbered(mut flow: HardwareFlow, ids: &[u16]) -> Result<HardwareFlow, FlowErr
 impl Drop for PortRules {
     /// No rule stays behind.
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.rules.as_ref().map(FlowRules::flush) {
+        let Some(rules) = &self.rules else { return };
+        self.under_way.drain(rules);
+        if let Err(error) = rules.flush() {
             tracing::error!(%error, port = self.id, "rules may have stayed in the NIC: reset it, or unbind and bind it");
         }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use dataplane::dpdk::flow_rule::{FlowEngine, FlowRules};
+use dataplane::dpdk::Port;
+use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
 use dataplane::hardware::Tier;
 use dataplane::hardware::model::{Knobs, Nic, NicHook};
 use dataplane::hardware::probe::{Capabilities, Probe, Unreachable};
@@ -10,7 +11,8 @@ use dataplane::hardware::scheduler::Policy;
 use dataplane::worker::{Hot, WorkerPort};
 
 use super::PortRules;
-use crate::config::{Config, HardwareConfig, Offload, Tier as ModelTier};
+use super::port::Site;
+use crate::config::{Config, HardwareConfig, Offload, PortConfig, Tier as ModelTier};
 use crate::gateway::error::GatewayError;
 use crate::gateway::ports::GatewayPort;
 
@@ -21,6 +23,32 @@ pub(in crate::gateway) struct Hardware {
     /// Whom workers tell.
     pub(in crate::gateway) hot: Hot,
     pub(super) model: Option<Arc<Nic>>,
+}
+
+/// Operations that may wait in a queue for rules.
+const DEPTH: u32 = 512;
+
+/// Queues for rules: one for those of flows, one for calls that wait.
+const fn wanted(config: &Config) -> FlowQueues {
+    FlowQueues { queues: 2, depth: DEPTH, rules: config.flows.capacity }
+}
+
+/// Sets up queues for rules where the driver has them, which is between a port's configuration and its start. What is
+/// told if that fails.
+pub(in crate::gateway) fn set_up_queues(config: &Config, port: &PortConfig, device: &Port) -> Option<String> {
+    if config.hardware.offload != Offload::Auto || port.device.is_vdev() {
+        return None;
+    }
+    let mut rules = FlowRules::of(device);
+    set_up(config, &mut rules)
+}
+
+fn set_up(config: &Config, rules: &mut FlowRules) -> Option<String> {
+    // Most have none, and nobody misses them.
+    let limits = rules.queue_limits().ok()?;
+    let queues = wanted(config).within(&limits)?;
+    let error = rules.configure(&queues).err()?;
+    Some(format!("rules are made one by one: queues for them can't be set up: {error}"))
 }
 
 /// Probes the ports, and puts the model behind their queues if that is asked for. `queues` is by worker.
@@ -39,37 +67,42 @@ pub(in crate::gateway) fn prepare(
     for (index, port) in ports.iter().enumerate() {
         let Some(device) = &port.port else { continue };
         let engine = model.clone().map(|nic| nic as Arc<dyn FlowEngine>);
-        let rules = match engine {
-            Some(engine) => FlowRules::of_engine(engine, device.id()),
-            None => FlowRules::of(device),
+        let (rules, no_queues) = match engine {
+            Some(engine) => {
+                let mut rules = FlowRules::of_engine(engine, device.id());
+                let fault = set_up(config, &mut rules);
+                (rules, fault)
+            }
+            None => (FlowRules::of(device), port.no_queues.clone()),
+        };
+        let site = Site {
+            mac: port.mac,
+            egress: ids.get((index + 1) % ids.len()).copied().unwrap_or(device.id()),
+            queues: (0..port.queues).collect(),
         };
         let nothing = |why: &str| Capabilities::nothing(vec![why.to_owned()]);
-        let capabilities = if hardware.offload == Offload::Off {
+        let mut capabilities = if hardware.offload == Offload::Off {
             nothing("hardware.offload is \"off\"")
         } else if model.is_none() && port.config.device.is_vdev() {
             nothing("a vdev has no hardware")
         } else {
             // What a gateway that was killed may have left.
             let _ = rules.flush();
-            let probe = Probe {
-                rules: &rules,
-                port: device.id(),
-                mac: port.mac,
-                egress: ids.get((index + 1) % ids.len()).copied().unwrap_or(device.id()),
-                queues: (0..port.queues).collect(),
-            };
+            let Site { mac, egress, queues } = site.clone();
+            let probe = Probe { rules: &rules, port: device.id(), mac, egress, queues };
             match &model {
                 Some(nic) => probe.run(&mut &**nic),
                 None => probe.run(&mut Unreachable),
             }
         };
+        capabilities.findings.extend(no_queues);
         tracing::info!(
             port = port.config.name,
             tier = capabilities.tier.name(),
             why = capabilities.why(),
             "hardware"
         );
-        found.push(PortRules::new(device.id(), rules, capabilities, policy(hardware)));
+        found.push(PortRules::new(device.id(), rules, capabilities, policy(hardware)).at(site));
     }
     let hot =
         if found.iter().any(PortRules::carries) { Hot::every(notice(hardware)) } else { Hot::default() };
@@ -106,6 +139,7 @@ fn put_in_model(
     let knobs = Knobs {
         tier: tier(hardware.model.tier),
         capacity: hardware.model.capacity as usize,
+        has_queues: hardware.model.queues,
         groups: if hardware.model.groups { Knobs::default().groups } else { 1 },
         ..Knobs::default()
     };
