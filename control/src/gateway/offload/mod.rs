@@ -4,6 +4,8 @@
 //! and the tracker's writes to the flow table say who must leave: a direction whose state, way or length changes has its
 //! rule removed before the change is made.
 
+#[cfg(test)]
+mod agreement;
 mod audit;
 mod counts;
 mod orders;
