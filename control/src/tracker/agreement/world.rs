@@ -162,7 +162,11 @@ impl<A: Air> World<A> {
         match self.plane.nic(direction, &tuple, kind) {
             ByNic::Software => {}
             ByNic::Sent(sent) => return self.carried_by_nic(tuple, direction, kind, sent),
-            ByNic::Astray => return,
+            ByNic::Astray => {
+                // It counts, and so seems to live.
+                self.kernel.hit(&tuple, None);
+                return;
+            }
         }
         let Some(flow) = Key::from_tuple(&tuple).and_then(|key| self.plane.find(&key)) else {
             let seen = self.unknown.entry(tuple).or_default();
