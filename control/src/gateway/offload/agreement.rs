@@ -135,7 +135,8 @@ impl Air for FlowPlane {
             Outcome::Sent(port) => {
                 let key = Key::from_tuple(tuple).expect("one family");
                 let stays = |flow| self.offload.why_not(flow).is_some_and(|why| why.starts_with("still in"));
-                if self.offload.is_haunted(&key) || self.flow(&key).is_some_and(stays) {
+                let is_known = self.flow(&key).is_some_and(stays);
+                if self.offload.is_haunted(&key) || is_known {
                     return ByNic::Astray;
                 }
                 let headers = parse(&packet, port).expect("a packet that can be read");
