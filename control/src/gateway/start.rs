@@ -259,7 +259,7 @@ fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> 
         let (port, twin, rx, tx) = port(number, config, port_config, workers, pool, kept)?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
-            worker.push(WorkerPort { rx: rx.next(), tx });
+            worker.push(WorkerPort { rx: rx.next(), tx, marks: false });
         }
         twins.push(twin);
         ports.push(port);
