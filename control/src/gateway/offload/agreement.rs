@@ -153,7 +153,7 @@ impl Air for FlowPlane {
         let entry = self.table.entry(slot);
         entry.count(60, now as u32);
         if entry.packets().is_multiple_of(TELL) {
-            self.offload.consider(Told { flow, ttl: 64 });
+            self.offload.consider(Told { flow, ttl: 64, worker: 0 });
         }
     }
 
