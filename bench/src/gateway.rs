@@ -161,6 +161,16 @@ impl Gateway {
 
     /// A worker on these queues, and what it counts.
     pub fn worker(&self, queues: QueuePairs) -> Result<(Worker, Arc<WorkerCounters>), Error> {
+        self.worker_with(queues, Hot::default(), false)
+    }
+
+    /// The same that tells of hot directions, and whose packets may be marked.
+    pub fn worker_with(
+        &self,
+        queues: QueuePairs,
+        hot: Hot,
+        marks: bool,
+    ) -> Result<(Worker, Arc<WorkerCounters>), Error> {
         let counters = Arc::new(WorkerCounters::default());
         let link = WorkerLink {
             table: Arc::clone(&self.table),
@@ -170,12 +180,12 @@ impl Gateway {
             from_kernel: Arc::new(KernelFrames::new(RING)),
             local: Arc::new(LocalAddresses::default()),
             flags: Arc::default(),
-            hot: Hot::default(),
+            hot,
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        let ports = queues.into_iter().map(|(rx, tx)| WorkerPort { rx: Some(rx), tx }).collect();
+        let ports = queues.into_iter().map(|(rx, tx)| WorkerPort { rx: Some(rx), tx, marks }).collect();
         let reader = self.table.qsbr().register()?;
         Ok((Worker::new(ports, link, reader, Clock::start(), IdlePolicy::default()), counters))
     }

@@ -15,6 +15,7 @@ pub mod peer;
 pub mod plot;
 pub mod refresh;
 pub mod report;
+pub mod rules;
 #[allow(unsafe_code, reason = "fills the packets that a DPDK driver hands to its callback")]
 pub mod source;
 pub mod workers;

@@ -210,8 +210,8 @@ fn help_and_version_are_answers() {
     let help = flyover(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     for command in [
-        "run", "check", "doctor", "status", "ports", "flows", "stats", "events", "hardware", "explain",
-        "--socket",
+        "run", "check", "doctor", "status", "ports", "flows", "stats", "events", "top", "hardware",
+        "explain", "--socket",
     ] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
     }
@@ -240,6 +240,8 @@ fn wrong_usage_is_2() {
         &["run", "-c", "x", "--log-level", "loud"],
         &["run", "-c", "x", "--log-format", "xml"],
         &["events", "--level", "debug"],
+        &["top"],
+        &["top", "--interval", "0"],
         &["events", "-n", "-1"],
     ] {
         assert!(!fails(arguments, 2).is_empty());

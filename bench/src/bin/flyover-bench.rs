@@ -14,7 +14,7 @@ use flyover_bench::machine::{self, HugePages};
 use flyover_bench::measure::Effort;
 use flyover_bench::path::{self, Scenario};
 use flyover_bench::report::{Report, Row};
-use flyover_bench::{churn, control, micro, plot, workers};
+use flyover_bench::{churn, control, micro, plot, rules, workers};
 
 /// What packets cost, beside what they cost others.
 #[derive(Parser)]
@@ -46,6 +46,8 @@ enum Command {
     Micro(Options),
     /// New connections, from the kernel's events into the table.
     Control(Options),
+    /// Flow rules, made and removed by a model of a NIC, and refused.
+    Rules(Options),
     /// Everything, also written to a directory as JSON and plots.
     All {
         /// Where latest.json and the plots go.
@@ -173,11 +175,17 @@ fn run_control(options: Options) -> Result<Report, Error> {
     Ok(Report::new(control_rows(&mut ports, options)?))
 }
 
+fn run_rules(options: Options) -> Result<Report, Error> {
+    let (_pages, _ports) = prepare(options)?;
+    Ok(Report::new(rules::run()?))
+}
+
 fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
     let (_pages, mut ports) = prepare(options)?;
     let mut rows = path_rows(&mut ports, options)?;
     rows.extend(micro_rows(&mut ports, options)?);
     rows.extend(control_rows(&mut ports, options)?);
+    rows.extend(rules::run()?);
     let report = Report::new(rows);
     let write = |name: &str, text: String| {
         let path = results.join(name);
@@ -215,6 +223,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => run_compare(options).map(|report| show(report, options)),
         Command::Micro(options) => run_micro(options).map(|report| show(report, options)),
         Command::Control(options) => run_control(options).map(|report| show(report, options)),
+        Command::Rules(options) => run_rules(options).map(|report| show(report, options)),
         Command::All { results, options } => run_all(options, &results).map(|report| show(report, options)),
         Command::Hot { rounds, connections, ipv6, avx2 } => {
             let scenario = if ipv6 { Scenario::plain6(connections) } else { Scenario::plain(connections) };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
@@ -46,6 +47,8 @@ pub enum Command {
     Events(EventsArguments),
     /// What ports' hardware can do and does, and the rules of a connection
     Hardware(HardwareArguments),
+    /// A live screen: ports, paths, workers, the busiest connections, events
+    Top(TopArguments),
     /// Where a connection is, since when, and why not further
     Explain(ExplainArguments),
 }
@@ -141,6 +144,21 @@ pub struct EventsArguments {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `flyover top`
+#[derive(Args, Debug)]
+pub struct TopArguments {
+    /// Seconds between two looks
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+}
+
+impl TopArguments {
+    /// Between two looks.
+    pub const fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval)
+    }
 }
 
 /// From which level on.

@@ -10,7 +10,7 @@ use super::args::{
     HardwareArguments, RunArguments, Source,
 };
 use super::findings::{self, Finding, Severity};
-use super::{check, events, explain, flows, hardware, show};
+use super::{check, events, explain, flows, hardware, show, top};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
 use crate::log::Log;
@@ -45,6 +45,8 @@ enum Failure {
     /// Told already.
     #[error("check failed")]
     Check,
+    #[error("{0}")]
+    Top(#[from] top::TopError),
     #[error("can't write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -71,6 +73,10 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         }
         Command::Hardware(arguments) => hardware_of(&arguments, socket),
         Command::Events(arguments) => events_of(&arguments, socket),
+        Command::Top(arguments) => {
+            let socket = socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
+            top::run(&socket, &arguments).map_err(Failure::from)
+        }
         Command::Flows(arguments) => {
             connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))
         }
@@ -86,7 +92,7 @@ fn report(failure: &Failure) -> ExitCode {
         // Whoever reads has seen enough: `flyover flows | head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Failure::Check => return ExitCode::from(1),
-        Failure::Config(_) | Failure::Usage(_) => 2,
+        Failure::Config(_) | Failure::Usage(_) | Failure::Top(top::TopError::NoTerminal) => 2,
         _ => 1,
     };
     let mut text = failure.to_string();

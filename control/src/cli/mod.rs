@@ -14,6 +14,7 @@ mod format;
 mod hardware;
 mod show;
 mod table;
+mod top;
 
 pub use args::{Arguments, Command};
 pub use check::machine as check_machine;

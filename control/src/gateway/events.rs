@@ -200,6 +200,7 @@ impl Gateway {
             if now >= self.carrier_due {
                 self.carrier_due = now + CARRIER_EVERY;
                 self.state.follow_carriers();
+                self.state.follow_workers();
                 self.state.log.tell_left_out();
             }
             self.remake.advance(now, &mut self.state.ports, &mut self.keepers);

@@ -17,6 +17,7 @@ mod report;
 mod rules;
 mod service;
 mod settle;
+mod shares;
 mod shortfall;
 mod start;
 mod state;

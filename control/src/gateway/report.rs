@@ -56,7 +56,7 @@ impl Handler for State {
                 missed: self.shortfall.missed,
                 last_missed_s: self.shortfall.age(self.clock.millis()).map(|age| age as f64 / 1000.0),
             },
-            workers: self.workers.iter().map(|worker| self.worker_status(worker)).collect(),
+            workers: self.workers.iter().map(worker_status).collect(),
             ports: self.ports(),
             ruleset: RulesetInfo {
                 keeps: rules::names(self.rules.judgement(), true),
@@ -79,7 +79,7 @@ impl Handler for State {
             packets: self.packets(&counted),
             punted_by_reason: ByReason::from_counts(&self.punted()),
             dropped_by_reason: self.dropped(&counted),
-            workers: self.workers.iter().map(|worker| self.worker_stats(worker)).collect(),
+            workers: self.workers.iter().map(worker_stats).collect(),
             punt: vec![self.punt_stats()],
             tracker: self.tracker_counts(),
         }
@@ -193,43 +193,6 @@ impl State {
         dropped
     }
 
-    /// Shares of a worker's time since the start, in percent: busy, asleep.
-    fn shares(&self, worker: &WorkerView) -> (f64, f64) {
-        let whole = self.clock.nanos().max(1) as f64;
-        let asleep = (worker.activity.slept_nanos.get() as f64 / whole).min(1.0);
-        let polls = worker.activity.polls.get().max(1) as f64;
-        let found = 1.0 - worker.activity.empty_polls.get() as f64 / polls;
-        (100.0 * (1.0 - asleep) * found, 100.0 * asleep)
-    }
-
-    fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
-        let (busy_percent, sleeping_percent) = self.shares(worker);
-        let counted = Snapshot::of([&*worker.counters]);
-        let packets = counted.fast.packets + counted.punted_total() + counted.dropped_total();
-        WorkerStatus { core: worker.core, busy_percent, sleeping_percent, packets }
-    }
-
-    fn worker_stats(&self, worker: &WorkerView) -> WorkerStats {
-        let counted = Snapshot::of([&*worker.counters]);
-        WorkerStats {
-            core: worker.core,
-            packets: PacketCounts {
-                fast: counted.fast.packets,
-                hardware: 0,
-                punted: counted.punted_total(),
-                from_kernel: counted.from_kernel.packets,
-                dropped: counted.dropped_total(),
-            },
-            punted_by_reason: ByReason::from_counts(&counted.punted),
-            dropped_by_reason: ByReason::from_counts(&counted.dropped),
-            polls: worker.activity.polls.get(),
-            empty_polls: worker.activity.empty_polls.get(),
-            sleeps: worker.activity.sleeps.get(),
-            busy_percent: self.shares(worker).0,
-            cycles_per_packet: stage_cycles(&worker.activity.stages),
-        }
-    }
-
     fn tracker_counts(&self) -> TrackerCounts {
         let stats = self.tracker.stats();
         TrackerCounts {
@@ -289,6 +252,34 @@ impl State {
             age_s: seconds(view.age),
             idle_s: seconds(view.idle.unwrap_or(view.age)),
         }
+    }
+}
+
+fn worker_status(worker: &WorkerView) -> WorkerStatus {
+    let (busy_percent, sleeping_percent) = (worker.shares.busy, worker.shares.sleeping);
+    let counted = Snapshot::of([&*worker.counters]);
+    let packets = counted.fast.packets + counted.punted_total() + counted.dropped_total();
+    WorkerStatus { core: worker.core, busy_percent, sleeping_percent, packets }
+}
+
+fn worker_stats(worker: &WorkerView) -> WorkerStats {
+    let counted = Snapshot::of([&*worker.counters]);
+    WorkerStats {
+        core: worker.core,
+        packets: PacketCounts {
+            fast: counted.fast.packets,
+            hardware: 0,
+            punted: counted.punted_total(),
+            from_kernel: counted.from_kernel.packets,
+            dropped: counted.dropped_total(),
+        },
+        punted_by_reason: ByReason::from_counts(&counted.punted),
+        dropped_by_reason: ByReason::from_counts(&counted.dropped),
+        polls: worker.activity.polls.get(),
+        empty_polls: worker.activity.empty_polls.get(),
+        sleeps: worker.activity.sleeps.get(),
+        busy_percent: worker.shares.busy,
+        cycles_per_packet: stage_cycles(&worker.activity.stages),
     }
 }
 

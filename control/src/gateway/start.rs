@@ -24,6 +24,7 @@ use super::ports::{self, GatewayPort};
 use super::remake::Remake;
 use super::service::Keepers;
 use super::settle::Settling;
+use super::shares::Shares;
 use super::shortfall::Shortfall;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
@@ -124,6 +125,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             core: *core,
             counters: Arc::clone(&counters),
             activity: Arc::clone(&activity),
+            shares: Shares::default(),
         });
         let link = WorkerLink {
             table: Arc::clone(&table),
@@ -257,7 +259,7 @@ fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> 
         let (port, twin, rx, tx) = port(number, config, port_config, workers, pool, kept)?;
         let mut rx = rx.into_iter();
         for (worker, tx) in queues.iter_mut().zip(tx) {
-            worker.push(WorkerPort { rx: rx.next(), tx });
+            worker.push(WorkerPort { rx: rx.next(), tx, marks: false });
         }
         twins.push(twin);
         ports.push(port);

@@ -17,6 +17,7 @@ use super::own_table::OwnTable;
 use super::plane::FlowPlane;
 use super::ports::{GatewayPort, PortEvent};
 use super::rules::Rules;
+use super::shares::Shares;
 use super::shortfall::Shortfall;
 use crate::config::{Accelerate, Config};
 use crate::log::Log;
@@ -42,6 +43,7 @@ pub(super) struct WorkerView {
     pub(super) core: u16,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) activity: Arc<Activity>,
+    pub(super) shares: Shares,
 }
 
 /// See the module.
@@ -222,6 +224,12 @@ impl State {
         }
         self.flags.set_bridged(index, link.master.is_some());
         port_change(index, self.ports.get_mut(index)?.follow_twin(link))
+    }
+
+    /// What workers do with their time.
+    pub(super) fn follow_workers(&mut self) {
+        let nanos = self.clock.nanos();
+        self.workers.iter_mut().for_each(|worker| worker.shares.follow(nanos, &worker.activity));
     }
 
     /// The ports own carrier.

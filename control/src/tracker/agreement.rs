@@ -1,21 +1,24 @@
 //! The tracker between a model kernel and a model gateway, when what lies between them loses, delays, doubles and
 //! reorders: no packet flies that the kernel would not have sent so, and in the end all agree.
 
+pub(crate) mod air;
 mod channel;
-mod kernel;
-mod world;
+pub(crate) mod kernel;
+pub(crate) mod world;
 
 use dataplane::flow::EntryState;
 use proptest::prelude::*;
 
+use air::Air;
 use channel::Faults;
 use kernel::{HOSTS, Kind, orig};
 use world::{World, way_of};
 
+use super::testing::Model;
 use super::{Changed, Millis, Policy};
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(crate) enum Step {
     Packet {
         host: usize,
         direction: usize,
@@ -66,7 +69,7 @@ fn faults() -> impl Strategy<Value = Faults> {
     prop_oneof![1 => none, 3 => some]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let host = || 0..HOSTS;
     let kind =
         prop_oneof![4 => Just(Kind::Data), 1 => Just(Kind::Syn), 2 => Just(Kind::Fin), 1 => Just(Kind::Rst)];
@@ -91,8 +94,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-impl World {
-    fn step(&mut self, step: Step) {
+impl<A: Air> World<A> {
+    pub(crate) fn step(&mut self, step: Step) {
         match step {
             Step::Packet { host, direction, kind } => self.packet(host, direction, kind),
             Step::Traffic { hosts, answered, every, time } => self.traffic(hosts, answered, every, time),
@@ -126,14 +129,14 @@ impl World {
         self.pass(super::TICK);
     }
 
-    fn open(&mut self, host: usize) {
+    pub(crate) fn open(&mut self, host: usize) {
         for (direction, kind) in [(0, Kind::Syn), (1, Kind::Data), (0, Kind::Data)] {
             self.packet(host, direction, kind);
             self.pass(super::TICK);
         }
     }
 
-    fn traffic(&mut self, hosts: u8, answered: bool, every: Millis, time: Millis) {
+    pub(crate) fn traffic(&mut self, hosts: u8, answered: bool, every: Millis, time: Millis) {
         let mut left = time;
         while left > 0 {
             for host in (0..HOSTS).filter(|host| hosts >> host & 1 == 1) {
@@ -148,7 +151,7 @@ impl World {
     }
 }
 
-fn live(world: &mut World, steps: Vec<Step>) {
+fn live(world: &mut World<Model>, steps: Vec<Step>) {
     for step in steps {
         world.step(step);
     }
@@ -156,7 +159,7 @@ fn live(world: &mut World, steps: Vec<Step>) {
 }
 
 /// How many are tried: more for a longer look, by `HISTORIES=5000`.
-fn histories() -> u32 {
+pub(crate) fn histories() -> u32 {
     std::env::var("HISTORIES").ok().and_then(|number| number.parse().ok()).unwrap_or(48)
 }
 
@@ -171,7 +174,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let policy = if marked { Policy::Marked { value: 1, mask: 1 } } else { Policy::Established };
-        let mut world = World::new(seed, policy, room);
+        let mut world = World::<Model>::new(seed, policy, room);
         live(&mut world, steps);
     }
 
@@ -181,7 +184,7 @@ proptest! {
         seed in any::<u64>(),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        let mut world = World::new(seed, Policy::Established, None);
+        let mut world = World::<Model>::new(seed, Policy::Established, None);
         live(&mut world, steps);
         for host in 0..HOSTS {
             world.packet(host, 0, Kind::Rst);
@@ -206,7 +209,7 @@ proptest! {
 
 #[test]
 fn the_worlds_traffic_flies() {
-    let mut world = World::new(1, Policy::Established, None);
+    let mut world = World::<Model>::new(1, Policy::Established, None);
     (0..HOSTS).for_each(|host| world.open(host));
     world.traffic(u8::MAX, true, 20, 60_000);
     let packets = 60_000 / 20 * 2 * HOSTS as u64;

@@ -9,7 +9,7 @@
 
 mod admission;
 #[cfg(test)]
-mod agreement;
+pub(crate) mod agreement;
 mod changes;
 mod connection;
 mod flowtables;

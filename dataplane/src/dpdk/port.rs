@@ -5,6 +5,7 @@ mod flows;
 mod hook;
 mod info;
 mod interrupt;
+mod marks;
 mod queue;
 mod removal;
 mod steering;
@@ -199,6 +200,7 @@ struct State {
     tx_queues: u16,
     /// The longest frame that a receive buffer holds; none if frames may be spread over several.
     frame_limit: Option<u16>,
+    marks: marks::Marks,
     /// Pools whose buffers the device may hold.
     pools: Vec<Mempool>,
 }

@@ -8,13 +8,13 @@
 
 use std::io;
 
-use super::Slot;
 use super::burst::Kernel;
 use super::entry::Line;
 use super::hash::HashKey;
 use super::region::{PageKind, Placement, Region};
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use super::tags::{GROUP, Mask, TagGroup, prefetch};
+use super::{Mark, Slot};
 
 /// The most keys that one burst looks up.
 pub const MAX_BURST: usize = 64;
@@ -100,6 +100,8 @@ pub struct Lookup {
     pub(crate) hashes: [u64; MAX_BURST],
     /// Index of the first candidate, or [`NOWHERE`].
     pub(crate) first: [u32; MAX_BURST],
+    /// Positions whose candidate a mark has named: the stages leave them out.
+    pub(crate) marked: u64,
     /// Positions of keys that can only be away.
     pub(crate) away: [u8; MAX_BURST],
     pub(crate) away_len: usize,
@@ -112,6 +114,7 @@ impl Default for Lookup {
             matched: 0,
             hashes: [0; MAX_BURST],
             first: [NOWHERE; MAX_BURST],
+            marked: 0,
             away: [0; MAX_BURST],
             away_len: 0,
         }
@@ -122,7 +125,13 @@ impl Lookup {
     /// For another burst.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        (self.len, self.matched, self.away_len) = (0, 0, 0);
+        (self.len, self.matched, self.marked, self.away_len) = (0, 0, 0, 0);
+    }
+
+    /// Whether a mark has named the candidate of the key at this position.
+    #[inline(always)]
+    pub(crate) fn is_marked(&self, position: usize) -> bool {
+        self.marked >> (position % MAX_BURST) & 1 != 0
     }
 }
 
@@ -220,6 +229,34 @@ impl<L: Line> Arena<L> {
         entry.matches(key).then_some((first, entry))
     }
 
+    /// In place of the first two stages, for the key at this position: its packet has a mark, which says where its entry
+    /// is. Any mark is safe.
+    #[inline(always)]
+    pub(crate) fn follow(&self, position: usize, mark: Mark, lookup: &mut Lookup) {
+        let (position, index) = (position % MAX_BURST, mark.index());
+        lookup.marked |= 1 << position;
+        lookup.first[position] = index;
+        L::prefetch_at(self.entries.as_ptr().wrapping_add(index as usize));
+    }
+
+    /// Third stage for a key whose candidate a mark has named. What it finds is what a search would: no two entries that
+    /// can be found have the same key.
+    #[inline(always)]
+    pub(crate) fn marked_guess(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
+        let first = lookup.first[position % MAX_BURST];
+        let entry = self.entries.get(first as usize)?;
+        // In this order: of an entry that is not live any of the key's words may be another flow's.
+        (entry.is_live() && entry.matches(key)).then_some((first, entry))
+    }
+
+    /// A mark was no use: the whole search.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn search(&self, key: &L::Key) -> Option<(u32, &L)> {
+        let index = self.find(key, self.probe(key))?;
+        Some((index as u32, self.entries.get(index)?))
+    }
+
     /// Third stage for all: `found[i]` becomes the slot of `keys[i]`.
     pub(crate) fn confirm(&self, keys: &[L::Key], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
         self.gather(lookup);
@@ -285,6 +322,7 @@ impl<L: Line> Arena<L> {
         self.links[index].store(link, Ordering::Relaxed);
         // Before the tag: a reader that finds no stray counted may say that the key is not there yet.
         self.count_stray(probe, index, 1);
+        self.entries[index].appear();
         self.tags[index / GROUP].set(index % GROUP, probe.tag());
     }
 
@@ -292,6 +330,7 @@ impl<L: Line> Arena<L> {
     pub(crate) fn withdraw(&self, index: usize) {
         let probe = self.probe(&self.entries[index].key());
         self.tags[index / GROUP].set(index % GROUP, 0);
+        self.entries[index].vanish();
         self.count_stray(probe, index, u32::MAX);
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Kernel<L: Line> {
     hash: unsafe fn(&HashKey, &L::Key) -> u64,
     prepare: unsafe fn(&Arena<L>, &[L::Key], &mut Lookup),
     find: unsafe fn(&Arena<L>, &mut Lookup, usize),
+    prepare_unmarked: unsafe fn(&Arena<L>, &[L::Key], &mut Lookup),
+    find_unmarked: unsafe fn(&Arena<L>, &mut Lookup, usize),
 }
 
 impl<L: Line> Clone for Kernel<L> {
@@ -52,11 +54,19 @@ impl<L: Line> Kernel<L> {
             },
             prepare: |arena, keys, lookup| {
                 // SAFETY: SipHash needs nothing.
-                unsafe { prepare::<L, Sip>(arena, keys, lookup) }
+                unsafe { prepare::<L, Sip, false>(arena, keys, lookup) }
             },
             find: |arena, lookup, until| {
                 // SAFETY: words need nothing.
-                unsafe { find::<L, Words>(arena, lookup, until) }
+                unsafe { find::<L, Words, false>(arena, lookup, until) }
+            },
+            prepare_unmarked: |arena, keys, lookup| {
+                // SAFETY: SipHash needs nothing.
+                unsafe { prepare::<L, Sip, true>(arena, keys, lookup) }
+            },
+            find_unmarked: |arena, lookup, until| {
+                // SAFETY: words need nothing.
+                unsafe { find::<L, Words, true>(arena, lookup, until) }
             },
         }
     }
@@ -102,6 +112,20 @@ impl<L: Line> Arena<L> {
         // SAFETY: as above.
         unsafe { (self.kernel.find)(self, lookup, until) }
     }
+
+    /// First stage, but for those keys whose candidates marks have named.
+    #[inline]
+    pub(crate) fn prepare_unmarked(&self, keys: &[L::Key], lookup: &mut Lookup) {
+        // SAFETY: as above.
+        unsafe { (self.kernel.prepare_unmarked)(self, keys, lookup) }
+    }
+
+    /// Second stage, but for those keys whose candidates marks have named.
+    #[inline]
+    pub(crate) fn find_unmarked_candidates(&self, lookup: &mut Lookup, until: usize) {
+        // SAFETY: as above.
+        unsafe { (self.kernel.find_unmarked)(self, lookup, until) }
+    }
 }
 
 /// Every processor with AVX2 has these; ask nevertheless.
@@ -115,12 +139,25 @@ fn has_avx2() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
+/// `MARKS`: some of the candidates may have been named by marks.
 #[inline(always)]
-unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
+unsafe fn prepare<L: Line, H: HashMethod, const MARKS: bool>(
+    arena: &Arena<L>,
+    keys: &[L::Key],
+    lookup: &mut Lookup,
+) {
     let (tags, groups) = (arena.tags.as_ptr(), arena.groups());
+    let mut marked = if MARKS { lookup.marked.unbounded_shr(lookup.len as u32) } else { 0 };
     let hashes = lookup.hashes.get_mut(lookup.len..).unwrap_or_default();
     lookup.len += keys.len().min(hashes.len());
     for (key, slot) in keys.iter().zip(hashes) {
+        if MARKS {
+            let skip = marked & 1 != 0;
+            marked >>= 1;
+            if skip {
+                continue;
+            }
+        }
         // SAFETY: the caller has what H needs.
         let hash = unsafe { L::hash::<H>(&arena.secret, key) };
         *slot = hash;
@@ -128,13 +165,21 @@ unsafe fn prepare<L: Line, H: HashMethod>(arena: &Arena<L>, keys: &[L::Key], loo
     }
 }
 
+/// `MARKS`: as for [`prepare`].
 #[inline(always)]
-unsafe fn find<L: Line, M: MatchMethod>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
+unsafe fn find<L: Line, M: MatchMethod, const MARKS: bool>(
+    arena: &Arena<L>,
+    lookup: &mut Lookup,
+    until: usize,
+) {
     let (entries, groups) = (arena.entries.as_ptr(), arena.groups());
     let from = lookup.matched;
     let until = until.min(lookup.len).min(MAX_BURST).max(from);
     lookup.matched = until;
     for position in from..until {
+        if MARKS && lookup.is_marked(position) {
+            continue;
+        }
         let probe = Probe::new(lookup.hashes[position], groups);
         // SAFETY: `home` is below `groups`, the length of `tags`; the caller has what M needs.
         let mask = unsafe { M::matches(arena.tags.get_unchecked(probe.home()), probe.tag()) };
@@ -187,18 +232,30 @@ mod x86 {
                 #[target_feature(enable = $features)]
                 unsafe fn prepare_burst<L: Line>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
                     // SAFETY: the features are enabled here.
-                    unsafe { prepare::<L, Aes>(arena, keys, lookup) }
+                    unsafe { prepare::<L, Aes, false>(arena, keys, lookup) }
                 }
                 #[target_feature(enable = $features)]
                 unsafe fn find_burst<L: Line>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
                     // SAFETY: the features are enabled here.
-                    unsafe { find::<L, $matches>(arena, lookup, until) }
+                    unsafe { find::<L, $matches, false>(arena, lookup, until) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn prepare_unmarked<L: Line>(arena: &Arena<L>, keys: &[L::Key], lookup: &mut Lookup) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { prepare::<L, Aes, true>(arena, keys, lookup) }
+                }
+                #[target_feature(enable = $features)]
+                unsafe fn find_unmarked<L: Line>(arena: &Arena<L>, lookup: &mut Lookup, until: usize) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { find::<L, $matches, true>(arena, lookup, until) }
                 }
                 Kernel {
                     name: stringify!($name),
                     hash: hash_one::<L>,
                     prepare: prepare_burst::<L>,
                     find: find_burst::<L>,
+                    prepare_unmarked: prepare_unmarked::<L>,
+                    find_unmarked: find_unmarked::<L>,
                 }
             }
         };

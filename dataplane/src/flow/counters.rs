@@ -65,6 +65,16 @@ struct Cells {
     punted: [Counter; PuntReason::COUNT],
     dropped: [Counter; DropReason::COUNT],
     transmitted: [PacketCounter; MAX_PORTS],
+    marked: [MarkCounter; MAX_PORTS],
+}
+
+/// Packets that a NIC's rule has marked, by what came of it.
+#[derive(Debug, Default)]
+pub struct MarkCounter {
+    /// The mark led to the entry: no lookup.
+    pub found: Counter,
+    /// It led nowhere, since it was old or wrong: they were looked up.
+    pub missed: Counter,
 }
 
 impl WorkerCounters {
@@ -97,6 +107,12 @@ impl WorkerCounters {
     pub fn transmitted(&self, port: u16) -> Option<&PacketCounter> {
         self.0.transmitted.get(usize::from(port))
     }
+
+    /// Marked packets that came in by a port; `None` for a port beyond [`MAX_PORTS`].
+    #[inline]
+    pub fn marked(&self, port: usize) -> Option<&MarkCounter> {
+        self.0.marked.get(port)
+    }
 }
 
 /// Packets and bytes at some moment.
@@ -115,6 +131,15 @@ impl PacketCount {
     }
 }
 
+/// Marked packets at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkCount {
+    /// Those whose lookup was skipped.
+    pub found: u64,
+    /// Those that were looked up, since the mark was old or wrong.
+    pub missed: u64,
+}
+
 /// The sum of several workers' counters. Each count is exact; they are not all of the same instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -128,6 +153,8 @@ pub struct Snapshot {
     pub dropped: [u64; DropReason::COUNT],
     /// Packets sent, by port.
     pub transmitted: [PacketCount; MAX_PORTS],
+    /// Marked packets, by the port that they came in by.
+    pub marked: [MarkCount; MAX_PORTS],
 }
 
 impl Snapshot {
@@ -140,6 +167,7 @@ impl Snapshot {
             punted: [0; PuntReason::COUNT],
             dropped: [0; DropReason::COUNT],
             transmitted: [none; MAX_PORTS],
+            marked: [MarkCount::default(); MAX_PORTS],
         };
         for WorkerCounters(cells) in workers {
             sum.fast.take(&cells.fast);
@@ -148,6 +176,10 @@ impl Snapshot {
             add_all(&mut sum.dropped, &cells.dropped);
             for (sum, counter) in sum.transmitted.iter_mut().zip(&cells.transmitted) {
                 sum.take(counter);
+            }
+            for (sum, counter) in sum.marked.iter_mut().zip(&cells.marked) {
+                sum.found = sum.found.wrapping_add(counter.found.get());
+                sum.missed = sum.missed.wrapping_add(counter.missed.get());
             }
         }
         sum
@@ -182,12 +214,14 @@ mod tests {
             worker.punted(PuntReason::Segmented).add(1);
             worker.dropped(DropReason::NoMbuf).add(packets);
             worker.transmitted(1).expect("a port").add(1, 64);
+            worker.marked(1).expect("a port").found.add(packets);
             assert!(worker.transmitted(MAX_PORTS as u16).is_none());
         }
         let sum = Snapshot::of(&workers);
         assert_eq!(sum.fast, PacketCount { packets: 7, bytes: 448 });
         assert_eq!(sum.punted[PuntReason::Segmented as usize], 2);
         assert_eq!((sum.punted_total(), sum.dropped_total()), (2, 7));
+        assert_eq!(sum.marked[1], MarkCount { found: 7, missed: 0 });
         assert_eq!((sum.transmitted[1].packets, sum.transmitted[0].packets), (2, 0));
         assert_eq!(align_of::<WorkerCounters>() % 64, 0);
     }

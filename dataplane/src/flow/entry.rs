@@ -74,4 +74,20 @@ pub(crate) trait Line: Zeroed + fmt::Debug + 'static {
     fn generation(&self) -> u16 {
         self.status().generation()
     }
+
+    /// Whether the entry can be found: from when it is [published](Arena::publish) until it is withdrawn.
+    #[inline(always)]
+    fn is_live(&self) -> bool {
+        self.status().is_live()
+    }
+
+    /// It can be found from here on.
+    fn appear(&self) {
+        self.status().appear();
+    }
+
+    /// It can't be found any more.
+    fn vanish(&self) {
+        self.status().vanish();
+    }
 }

@@ -17,6 +17,7 @@ mod key;
 mod limbo;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod mark;
 mod qsbr;
 mod region;
 mod slot;
@@ -36,10 +37,13 @@ pub use adjacency::{
 };
 pub use arena::{Lookup, MAX_BURST};
 pub use context::{ContextTable, ContextWriter, Contexts, TooManyContexts};
-pub use counters::{Counter, MAX_PORTS, PacketCount, PacketCounter, Snapshot, WorkerCounters};
+pub use counters::{
+    Counter, MAX_PORTS, MarkCount, MarkCounter, PacketCount, PacketCounter, Snapshot, WorkerCounters,
+};
 pub use entry::{Entry, Entry4, Entry6, EntryView};
 pub(crate) use entry::{Line, Line4, Line6};
 pub use key::{FiveTuple, Key, Key4, Key6, TCP, UDP};
+pub use mark::Mark;
 pub use qsbr::{MAX_READERS, Qsbr, QsbrReader, Token, TooManyReaders};
 pub use region::{PageKind, Placement};
 pub use slot::{FlowRef, Slot};

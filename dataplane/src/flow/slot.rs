@@ -73,7 +73,8 @@ impl fmt::Debug for Slot {
 
 /// A slot together with the generation of the flow that is meant: may be kept as long as one likes.
 ///
-/// The generation wraps after 65,536 flows in the same slot.
+/// A slot's generation goes up by one when a flow comes and by one when it goes, so that it is odd while there is one. It
+/// wraps after 32,768 flows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowRef {
     /// Where the entry lies, or lay.

@@ -12,7 +12,7 @@ use super::egress;
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::{Burst, Following, Mbuf, Sieve};
-use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Slot};
+use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Mark, MarkCounter, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
@@ -66,6 +66,10 @@ pub(super) struct Fates {
     /// What leaves, summed up.
     pub(super) packets: u64,
     pub(super) bytes: u64,
+    /// Marks that led to an entry.
+    found: u64,
+    /// Marks that did not.
+    missed: u64,
 }
 
 /// What becomes of a packet.
@@ -97,28 +101,52 @@ impl Default for Fates {
             mixed: false,
             packets: 0,
             bytes: 0,
+            found: 0,
+            missed: 0,
         }
     }
 }
 
 impl Lanes {
     /// Sorts what has come in, all of it in the burst of the IPv4 lane: what could fly to the lanes, the rest to the
-    /// kernel.
-    pub(super) fn sort(&mut self, port: u16, carrier: &mut Carrier) {
+    /// kernel. `MARKS`: the port's rules may have marked packets.
+    #[inline(always)]
+    pub(super) fn sort<const MARKS: bool>(&mut self, port: u16, carrier: &mut Carrier) {
         let Self { v4: Lane { packets, known, .. }, v6, behind } = self;
         known.clear();
         v6.known.clear();
         for mbuf in packets.iter() {
             mbuf.prefetch_data();
         }
-        packets.sift(&mut Sorter { port, known, v6, behind, carrier });
+        packets.sift(&mut Sorter::<MARKS> { port, known, v6, behind, carrier });
         known.complete(packets.len(), &carrier.link.table);
         v6.known.complete(v6.packets.len(), &carrier.link.table);
     }
+
+    /// The same for a port whose rules mark packets.
+    #[inline(never)]
+    pub(super) fn sort_marked(&mut self, port: u16, carrier: &mut Carrier) {
+        self.sort::<true>(port, carrier);
+    }
+
+    /// Counts what came of marks.
+    #[inline(never)]
+    pub(super) fn count_marks(&mut self, counter: &MarkCounter) {
+        for fates in [&mut self.v4.fates, &mut self.v6.fates] {
+            counter.found.add(std::mem::take(&mut fates.found));
+            counter.missed.add(std::mem::take(&mut fates.missed));
+        }
+    }
+}
+
+/// What a rule has marked a packet with.
+#[inline(always)]
+fn mark_of<const MARKS: bool>(mbuf: &Mbuf) -> Option<Mark> {
+    if MARKS { mbuf.mark().map(Mark::from_packet) } else { None }
 }
 
 /// Tells the packets of a burst apart.
-struct Sorter<'a> {
+struct Sorter<'a, const MARKS: bool> {
     port: u16,
     known: &'a mut Known<Line4>,
     v6: &'a mut Lane<Line6>,
@@ -126,12 +154,12 @@ struct Sorter<'a> {
     carrier: &'a mut Carrier,
 }
 
-impl Sieve for Sorter<'_> {
+impl<const MARKS: bool> Sieve for Sorter<'_, MARKS> {
     #[inline(always)]
     fn stays(&mut self, at: usize, mbuf: &Mbuf) -> bool {
         match parse_plain4(mbuf.data(), self.port) {
             Some((key, outline)) if mbuf.segments() == 1 => {
-                self.known.put(at, key, &outline, &self.carrier.link.table);
+                self.known.put(at, key, &outline, mark_of::<MARKS>(mbuf), &self.carrier.link.table);
                 true
             }
             _ => false,
@@ -154,7 +182,7 @@ impl Sieve for Sorter<'_> {
         }
         match parse(mbuf.data(), self.port) {
             Ok(Headers { key: Key::V4(key), outline }) => {
-                self.known.put(at, key, &outline, &self.carrier.link.table);
+                self.known.put(at, key, &outline, mark_of::<MARKS>(&mbuf), &self.carrier.link.table);
                 return Some(mbuf);
             }
             Ok(Headers { key: Key::V6(key), outline }) => self.push6(at, mbuf, key, &outline),
@@ -164,21 +192,25 @@ impl Sieve for Sorter<'_> {
     }
 }
 
-impl Sorter<'_> {
+impl<const MARKS: bool> Sorter<'_, MARKS> {
     #[inline(always)]
     fn push6(&mut self, at: usize, mbuf: Mbuf, key: Key6, outline: &Outline) {
         self.behind[self.v6.packets.len() % BURST] = at as u8;
-        self.v6.push(mbuf, key, outline, &self.carrier.link.table);
+        let mark = mark_of::<MARKS>(&mbuf);
+        self.v6.push(mbuf, key, outline, mark, &self.carrier.link.table);
     }
 }
 
 impl<L: Line> Known<L> {
     /// Takes in what is known of a packet; with each that completes a part, lookups go on.
     #[inline(always)]
-    fn put(&mut self, at: usize, key: L::Key, outline: &Outline, table: &FlowTable) {
+    fn put(&mut self, at: usize, key: L::Key, outline: &Outline, mark: Option<Mark>, table: &FlowTable) {
         let at = at % BURST;
         self.keys[at] = key;
         self.outlines[at] = *outline;
+        if let Some(mark) = mark {
+            L::arena(table).follow(at, mark, &mut self.lookup);
+        }
         if at % L::PART == L::PART - 1 {
             self.look_up(at + 1, table);
         }
@@ -188,9 +220,15 @@ impl<L: Line> Known<L> {
     /// candidates.
     #[inline(never)]
     fn look_up(&mut self, len: usize, table: &FlowTable) {
-        let (arena, before) = (L::arena(table), self.lookup.len);
-        arena.prepare(self.keys.get(before..len).unwrap_or_default(), &mut self.lookup);
-        arena.find_candidates(&mut self.lookup, len.saturating_sub(BEHIND));
+        let (arena, before, lookup) = (L::arena(table), self.lookup.len, &mut self.lookup);
+        let (keys, until) = (self.keys.get(before..len).unwrap_or_default(), len.saturating_sub(BEHIND));
+        if lookup.marked == 0 {
+            arena.prepare(keys, lookup);
+            arena.find_candidates(lookup, until);
+        } else {
+            arena.prepare_unmarked(keys, lookup);
+            arena.find_unmarked_candidates(lookup, until);
+        }
     }
 
     /// The packets are all there.
@@ -231,6 +269,18 @@ impl Fates {
         }
     }
 
+    /// What a marked packet's mark leads to, else what a search finds.
+    #[inline(always)]
+    fn follow<T>(
+        &mut self,
+        marked: impl FnOnce() -> Option<T>,
+        search: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let found = marked();
+        *(if found.is_some() { &mut self.found } else { &mut self.missed }) += 1;
+        found.or_else(search)
+    }
+
     #[inline(always)]
     fn leaves(&mut self, at: usize, port: u16, length: u32) {
         self.bytes += u64::from(length);
@@ -250,25 +300,37 @@ impl Fates {
 }
 
 impl<L: Line> Lane<L> {
-    fn push(&mut self, mbuf: Mbuf, key: L::Key, outline: &Outline, table: &FlowTable) {
+    fn push(&mut self, mbuf: Mbuf, key: L::Key, outline: &Outline, mark: Option<Mark>, table: &FlowTable) {
         let at = self.packets.len();
         // A burst has no more packets than the lane places.
         if self.packets.push(mbuf).is_ok() {
-            self.known.put(at, key, outline, table);
+            self.known.put(at, key, outline, mark, table);
         }
     }
 
     /// Finds each packet's entry, decides by it, and makes ready to leave what flies. Nothing is sent yet.
     pub(super) fn prepare(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
         self.fates.begin(self.packets.len());
+        if self.known.lookup.marked != 0 {
+            return self.prepare_marked(link, held, now);
+        }
         L::arena(&link.table).find_candidates(&mut self.known.lookup, AHEAD);
-        let from = if held.is_empty() { self.prepare_from::<true>(0, link, held, now) } else { 0 };
-        self.prepare_from::<false>(from, link, held, now);
+        let from = if held.is_empty() { self.prepare_from::<true, false>(0, link, held, now) } else { 0 };
+        self.prepare_from::<false, false>(from, link, held, now);
+    }
+
+    /// The same where some packets are marked.
+    #[inline(never)]
+    fn prepare_marked(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
+        L::arena(&link.table).find_unmarked_candidates(&mut self.known.lookup, AHEAD);
+        let from = if held.is_empty() { self.prepare_from::<true, true>(0, link, held, now) } else { 0 };
+        self.prepare_from::<false, true>(from, link, held, now);
     }
 
     /// The same from a packet on. `ALONE`: nobody waits, and where somebody begins to it ends; says where that is.
+    /// `MARKS`: some packets are marked.
     #[inline(always)]
-    fn prepare_from<const ALONE: bool>(
+    fn prepare_from<const ALONE: bool, const MARKS: bool>(
         &mut self,
         from: usize,
         link: &WorkerLink,
@@ -282,18 +344,21 @@ impl<L: Line> Lane<L> {
         for at in from..len {
             if at % L::PART == 0 {
                 arena.gather(lookup);
-                arena.find_candidates(lookup, at + L::PART + AHEAD);
+                if MARKS {
+                    arena.find_unmarked_candidates(lookup, at + L::PART + AHEAD);
+                } else {
+                    arena.find_candidates(lookup, at + L::PART + AHEAD);
+                }
             }
             let (mbuf, key, outline) = (&mut packets[at], &keys[at], &outlines[at]);
-            let (index, entry) = match arena.first_guess(at, key, lookup) {
-                Some(found) => found,
-                None => match arena.second_guess(at, key, lookup) {
-                    Some(found) => found,
-                    None => {
-                        fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
-                        continue;
-                    }
-                },
+            let found = if MARKS && lookup.is_marked(at) {
+                fates.follow(|| arena.marked_guess(at, key, lookup), || arena.search(key))
+            } else {
+                arena.first_guess(at, key, lookup).or_else(|| arena.second_guess(at, key, lookup))
+            };
+            let Some((index, entry)) = found else {
+                fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
+                continue;
             };
             let tell = |mbuf: &Mbuf, l3| link.hot.tell(&link.table, L::slot(index), mbuf, l3);
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {

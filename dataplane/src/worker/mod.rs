@@ -42,6 +42,8 @@ pub struct WorkerPort {
     pub rx: Option<RxQueue>,
     /// Where it sends.
     pub tx: TxQueue,
+    /// Whether the port's rules may mark packets, by [`Mark`](crate::flow::Mark).
+    pub marks: bool,
 }
 
 /// What workers need to know of ports beyond their queues; written by control.
@@ -117,6 +119,7 @@ const CONTROL_BURST: u32 = 256;
 struct PortState {
     rx: Option<RxQueue>,
     tx: Option<TxQueue>,
+    marks: bool,
     out: Burst,
     control_tokens: u32,
     control_refilled: u32,
@@ -145,6 +148,7 @@ impl Worker {
         let state = |port: WorkerPort| PortState {
             rx: port.rx,
             tx: Some(port.tx),
+            marks: port.marks,
             out: Burst::new(),
             control_tokens: CONTROL_BURST,
             control_refilled: 0,
@@ -225,7 +229,12 @@ impl Worker {
         if received == 0 {
             return 0;
         }
-        lanes.sort(port as u16, carrier);
+        let marks = carrier.ports.get(port).is_some_and(|state| state.marks);
+        if marks {
+            lanes.sort_marked(port as u16, carrier);
+        } else {
+            lanes.sort::<false>(port as u16, carrier);
+        }
         watch.passed(Stage::Parse);
         // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
@@ -233,6 +242,9 @@ impl Worker {
         carrier.decide_held();
         lanes.v4.prepare(&carrier.link, &mut carrier.held, carrier.now);
         lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
+        if marks && let Some(counter) = carrier.link.counters.marked(port) {
+            lanes.count_marks(counter);
+        }
         watch.passed(Stage::Decide);
         carrier.send_from_kernel();
         carrier.release_held();

@@ -127,7 +127,7 @@ impl FastPath {
             else {
                 return Err(OracleError::Queues);
             };
-            worker_ports.push(WorkerPort { rx: Some(rx), tx });
+            worker_ports.push(WorkerPort { rx: Some(rx), tx, marks: false });
             feeds.push(feed);
             sinks.push(sink);
         }

@@ -9,14 +9,14 @@ use super::kernel::Event;
 
 /// Numbers drawn from a seed (xorshift64*).
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    pub(super) const fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) const fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -24,27 +24,27 @@ impl Dice {
     }
 
     /// True in `percent` of a hundred.
-    pub(super) const fn chance(&mut self, percent: u8) -> bool {
+    pub(crate) const fn chance(&mut self, percent: u8) -> bool {
         self.below(100) < percent as u64
     }
 }
 
 /// What goes wrong, in percent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// Events and announcements that are lost, and the loss told by ENOBUFS.
-    pub(super) lost: u8,
+    pub(crate) lost: u8,
     /// The same, and nobody is told.
-    pub(super) silent: u8,
-    pub(super) doubled: u8,
+    pub(crate) silent: u8,
+    pub(crate) doubled: u8,
     /// Observations that find no room in their ring, and dumps that are cut short.
-    pub(super) crowded: u8,
+    pub(crate) crowded: u8,
     /// An event's longest time on its way, in milliseconds: events overtake each other by as much.
-    pub(super) delay: u16,
+    pub(crate) delay: u16,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Message {
+pub(crate) enum Message {
     Event(Event, ConntrackEntry),
     /// ENOBUFS of the event socket.
     Overrun,
@@ -62,15 +62,15 @@ pub(super) enum Message {
 
 /// Sockets and rings that keep their order.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     Changes,
     Answers,
     Observations,
 }
 
 #[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) faults: Faults,
+pub(crate) struct Channel {
+    pub(crate) faults: Faults,
     dice: Dice,
     on_way: Vec<(Millis, u64, Message)>,
     sequence: u64,
@@ -78,7 +78,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             faults: Faults::default(),
             dice: Dice::new(seed),
@@ -94,7 +94,7 @@ impl Channel {
     }
 
     /// Something of conntrack, which keeps no order. `false`: it is lost, and nobody is told.
-    pub(super) fn event(&mut self, now: Millis, event: Event, entry: ConntrackEntry) -> bool {
+    pub(crate) fn event(&mut self, now: Millis, event: Event, entry: ConntrackEntry) -> bool {
         let Faults { lost, silent, doubled, delay, .. } = self.faults;
         if self.dice.chance(silent) {
             return false;
@@ -113,14 +113,14 @@ impl Channel {
     }
 
     /// Something of a socket or ring that keeps its order.
-    pub(super) fn send(&mut self, now: Millis, lane: Lane, message: Message) {
+    pub(crate) fn send(&mut self, now: Millis, lane: Lane, message: Message) {
         let due = self.last[lane as usize].max(now + self.dice.below(u64::from(self.faults.delay) / 4 + 1));
         self.last[lane as usize] = due;
         self.push(due, message);
     }
 
     /// A change is announced, unless that is lost.
-    pub(super) fn announce(&mut self, now: Millis, number: usize, changed: Changed) {
+    pub(crate) fn announce(&mut self, now: Millis, number: usize, changed: Changed) {
         if self.dice.chance(self.faults.silent) {
             return;
         }
@@ -130,22 +130,22 @@ impl Channel {
     }
 
     /// An observation finds room in the ring, or does not.
-    pub(super) fn observation(&mut self, now: Millis, observation: Observation) {
+    pub(crate) fn observation(&mut self, now: Millis, observation: Observation) {
         if !self.dice.chance(self.faults.crowded) {
             self.send(now, Lane::Observations, Message::Observation(observation));
         }
     }
 
-    pub(super) const fn crowded(&mut self) -> bool {
+    pub(crate) const fn crowded(&mut self) -> bool {
         self.dice.chance(self.faults.crowded)
     }
 
-    pub(super) const fn dice(&mut self) -> &mut Dice {
+    pub(crate) const fn dice(&mut self) -> &mut Dice {
         &mut self.dice
     }
 
     /// What has arrived, in the order of arrival.
-    pub(super) fn arrived(&mut self, now: Millis) -> Vec<Message> {
+    pub(crate) fn arrived(&mut self, now: Millis) -> Vec<Message> {
         self.on_way.sort_by_key(|(due, sequence, _)| (*due, *sequence));
         let ready = self.on_way.partition_point(|(due, ..)| *due <= now);
         self.on_way.drain(..ready).map(|(.., message)| message).collect()

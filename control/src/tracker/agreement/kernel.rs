@@ -7,20 +7,20 @@ use crate::tracker::testing::ip;
 use crate::tracker::{Millis, Timing};
 
 /// Pairs of a client and a server, each with one connection at a time; they differ in address, port and protocol.
-pub(super) const HOSTS: usize = 4;
+pub(crate) const HOSTS: usize = 4;
 
 /// Original direction: 0; reply: 1.
-pub(super) type Direction = usize;
+pub(crate) type Direction = usize;
 
 /// Seconds after which an established TCP entry ends: the sysctl of this kernel.
-pub(super) const TCP_ESTABLISHED_S: u32 = 90;
+pub(crate) const TCP_ESTABLISHED_S: u32 = 90;
 /// The same of assured UDP.
-pub(super) const UDP_STREAM_S: u32 = 60;
+pub(crate) const UDP_STREAM_S: u32 = 60;
 /// The same of UDP that is not.
-pub(super) const UDP_S: u32 = 30;
+pub(crate) const UDP_S: u32 = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Data,
     Syn,
     Fin,
@@ -29,28 +29,28 @@ pub(super) enum Kind {
 
 /// What a packet left as, and which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) tuple: FiveTuple,
-    pub(super) way: u8,
+pub(crate) struct Sent {
+    pub(crate) tuple: FiveTuple,
+    pub(crate) way: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Update,
     Destroy,
 }
 
 /// An entry of conntrack.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) id: u32,
-    pub(super) host: usize,
+pub(crate) struct Entry {
+    pub(crate) id: u32,
+    pub(crate) host: usize,
     nat_port: u16,
     state: TcpState,
     replied: bool,
     assured: bool,
     liberal: bool,
-    pub(super) mark: u32,
+    pub(crate) mark: u32,
     expires: Millis,
     /// From then on answered UDP is a stream.
     stream_from: Millis,
@@ -64,17 +64,17 @@ pub(super) struct Entry {
     unheard: bool,
 }
 
-pub(super) fn proto(host: usize) -> u8 {
+pub(crate) fn proto(host: usize) -> u8 {
     if host < HOSTS / 2 { TCP } else { UDP }
 }
 
-pub(super) fn orig(host: usize) -> FiveTuple {
+pub(crate) fn orig(host: usize) -> FiveTuple {
     let src = ip(&format!("10.0.0.{}", 2 + host));
     FiveTuple { proto: proto(host), src, dst: ip("192.0.2.9"), sport: 4000, dport: 80 }
 }
 
 /// Whose packet it is that leaves for the server: its translated port tells, as [`Kernel::new_port`] chooses it.
-pub(super) fn client_of(sent: &FiveTuple) -> Option<usize> {
+pub(crate) fn client_of(sent: &FiveTuple) -> Option<usize> {
     let is = |host: &usize| usize::from(sent.sport % 100) == *host && proto(*host) == sent.proto;
     (0..HOSTS).find(is).filter(|host| sent.dst == orig(*host).dst)
 }
@@ -82,6 +82,18 @@ pub(super) fn client_of(sent: &FiveTuple) -> Option<usize> {
 fn reply(host: usize, nat_port: u16) -> FiveTuple {
     let (src, dst) = (ip("192.0.2.9"), ip("192.0.2.1"));
     FiveTuple { proto: proto(host), src, dst, sport: 80, dport: nat_port }
+}
+
+/// What replies to a host's connections may come in with.
+pub(crate) fn replies(host: usize) -> impl Iterator<Item = FiveTuple> {
+    (0..SHIFTS).map(move |shift| reply(host, new_port(host, shift)))
+}
+
+/// New connections get one of so many source ports.
+const SHIFTS: u16 = 3;
+
+const fn new_port(host: usize, shift: u16) -> u16 {
+    4000 + host as u16 + 100 * shift
 }
 
 impl Entry {
@@ -104,7 +116,7 @@ impl Entry {
         self.stream |= self.answered && now > self.stream_from;
     }
 
-    pub(super) fn tuples(&self) -> [FiveTuple; 2] {
+    pub(crate) fn tuples(&self) -> [FiveTuple; 2] {
         [orig(self.host), reply(self.host, self.nat_port)]
     }
 
@@ -136,19 +148,19 @@ impl Entry {
 }
 
 #[derive(Debug)]
-pub(super) struct Kernel {
-    pub(super) entries: Vec<Entry>,
-    pub(super) blocked: [bool; HOSTS],
-    pub(super) ways: [[u8; 2]; HOSTS],
+pub(crate) struct Kernel {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) blocked: [bool; HOSTS],
+    pub(crate) ways: [[u8; 2]; HOSTS],
     /// What the next new connection's source port becomes, counted from 4000 and the host.
     shift: u16,
     next_id: u32,
     /// What is to be told, as it was at that moment.
-    pub(super) events: Vec<(Event, ConntrackEntry)>,
+    pub(crate) events: Vec<(Event, ConntrackEntry)>,
 }
 
 impl Kernel {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             entries: Vec::new(),
             blocked: [false; HOSTS],
@@ -160,7 +172,7 @@ impl Kernel {
     }
 
     /// conntrack's times, as the tracker is told of them.
-    pub(super) fn timing() -> Timing {
+    pub(crate) fn timing() -> Timing {
         Timing {
             tcp_established_s: TCP_ESTABLISHED_S,
             udp_stream_s: UDP_STREAM_S,
@@ -174,16 +186,16 @@ impl Kernel {
     }
 
     /// New connections get another source port from now on.
-    pub(super) fn shift_ports(&mut self) {
-        self.shift = (self.shift + 1) % 3;
+    pub(crate) fn shift_ports(&mut self) {
+        self.shift = (self.shift + 1) % SHIFTS;
     }
 
     fn new_port(&self, host: usize) -> u16 {
-        4000 + host as u16 + 100 * self.shift
+        new_port(host, self.shift)
     }
 
     /// What a data packet from the wire would leave as.
-    pub(super) fn would(&self, direction: Direction, tuple: &FiveTuple) -> Option<Sent> {
+    pub(crate) fn would(&self, direction: Direction, tuple: &FiveTuple) -> Option<Sent> {
         let known = self.entries.iter().find(|entry| entry.tuples()[direction] == *tuple);
         let (host, nat_port) = match (known, direction) {
             (Some(entry), _) => (entry.host, entry.nat_port),
@@ -201,7 +213,7 @@ impl Kernel {
     }
 
     /// A packet from the wire goes through.
-    pub(super) fn packet(
+    pub(crate) fn packet(
         &mut self,
         now: Millis,
         direction: Direction,
@@ -293,14 +305,14 @@ impl Kernel {
     }
 
     /// `conntrack -D`.
-    pub(super) fn delete(&mut self, now: Millis, host: usize) {
+    pub(crate) fn delete(&mut self, now: Millis, host: usize) {
         if let Some(index) = self.of_host(host) {
             self.destroy(now, index);
         }
     }
 
     /// `ct mark set` in a rule, with a packet of the client.
-    pub(super) fn mark(&mut self, now: Millis, host: usize, mark: u32) {
+    pub(crate) fn mark(&mut self, now: Millis, host: usize, mark: u32) {
         if let Some(index) = self.of_host(host) {
             self.follow(now, index, 0, Kind::Data);
             let entry = &mut self.entries[index];
@@ -310,16 +322,16 @@ impl Kernel {
     }
 
     /// What a GET finds.
-    pub(super) fn get(&self, now: Millis, tuple: &FiveTuple) -> Option<ConntrackEntry> {
+    pub(crate) fn get(&self, now: Millis, tuple: &FiveTuple) -> Option<ConntrackEntry> {
         self.entries.iter().find(|entry| entry.tuples().contains(tuple)).map(|entry| entry.told(now))
     }
 
-    pub(super) fn dump(&self, now: Millis) -> Vec<ConntrackEntry> {
+    pub(crate) fn dump(&self, now: Millis) -> Vec<ConntrackEntry> {
         self.entries.iter().map(|entry| entry.told(now)).collect()
     }
 
     /// CTA_TIMEOUT, and the liberal flags.
-    pub(super) fn set_timeout(&mut self, now: Millis, tuple: &FiveTuple, timeout_s: u32, liberal: bool) {
+    pub(crate) fn set_timeout(&mut self, now: Millis, tuple: &FiveTuple, timeout_s: u32, liberal: bool) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.tuples().contains(tuple)) {
             entry.expires = now + Millis::from(timeout_s) * 1000;
             entry.liberal |= liberal;
@@ -327,14 +339,14 @@ impl Kernel {
     }
 
     /// A packet of this connection took the fast path.
-    pub(super) fn flew(&mut self, now: Millis, direction: Direction, tuple: &FiveTuple) {
+    pub(crate) fn flew(&mut self, now: Millis, direction: Direction, tuple: &FiveTuple) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.tuples()[direction] == *tuple) {
             entry.touch(now, direction);
         }
     }
 
     /// A timeout comes that is meant for the entry `known`. Another one lives longer than it should, until it is seen.
-    pub(super) fn hit(&mut self, tuple: &FiveTuple, known: Option<u32>) {
+    pub(crate) fn hit(&mut self, tuple: &FiveTuple, known: Option<u32>) {
         let entry = self.entries.iter_mut().find(|entry| entry.tuples().contains(tuple));
         if let Some(entry) = entry.filter(|entry| known != Some(entry.id)) {
             entry.unheard = true;
@@ -342,12 +354,12 @@ impl Kernel {
     }
 
     /// Nobody will know of the last event of this entry.
-    pub(super) fn unheard(&mut self, id: u32) {
+    pub(crate) fn unheard(&mut self, id: u32) {
         self.entries.iter_mut().filter(|entry| entry.id == id).for_each(|entry| entry.unheard = true);
     }
 
     /// The gateway died: who knows what it left behind. Of UDP that flew its successor can't know if it was a stream.
-    pub(super) fn orphan(&mut self, now: Millis) {
+    pub(crate) fn orphan(&mut self, now: Millis) {
         for entry in &mut self.entries {
             entry.orphan = true;
             entry.unheard |= entry.expires > now + 1000 * Millis::from(TCP_ESTABLISHED_S);
@@ -355,7 +367,7 @@ impl Kernel {
     }
 
     /// Ends what has timed out, and says if something lived shorter or longer than it would have without Flyover.
-    pub(super) fn expire(&mut self, now: Millis, late: Millis) {
+    pub(crate) fn expire(&mut self, now: Millis, late: Millis) {
         for index in (0..self.entries.len()).rev() {
             let entry = &self.entries[index];
             let alone = entry.last + Millis::from(entry.timeout_s(entry.stream)) * 1000;

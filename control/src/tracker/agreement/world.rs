@@ -6,11 +6,11 @@ use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
 use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::{Observation, Proof};
 
+use super::air::{Air, ByNic};
 use super::channel::{Channel, Faults, Lane, Message};
 use super::kernel::{Direction, Event, HOSTS, Kernel, Kind, Sent, client_of, orig};
 use crate::netlink::conntrack::{ConntrackEntry, Zones};
-use crate::tracker::testing::Model;
-use crate::tracker::{Action, Changed, Millis, Plane, Policy, Source, TICK, Tracker};
+use crate::tracker::{Action, Changed, Millis, Policy, Source, TICK, Timing, Tracker};
 
 /// How long a packet may take through the kernel.
 const PATIENCE: Millis = TICK;
@@ -50,12 +50,14 @@ struct Right {
 }
 
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) now: Millis,
-    pub(super) kernel: Kernel,
-    pub(super) tracker: Tracker,
-    pub(super) plane: Model,
-    pub(super) channel: Channel,
+pub(crate) struct World<A> {
+    pub(crate) now: Millis,
+    pub(crate) kernel: Kernel,
+    pub(crate) tracker: Tracker,
+    pub(crate) plane: A,
+    room: Option<usize>,
+    timing: Timing,
+    pub(crate) channel: Channel,
     policy: Policy,
     prints: Vec<Print>,
     held: Vec<Held>,
@@ -68,21 +70,24 @@ pub(super) struct World {
     right: HashMap<FlowRef, Right>,
     dump_stage: u8,
     dump_again: bool,
-    pub(super) flown: u64,
+    pub(crate) flown: u64,
+    pub(crate) by_nic: u64,
 }
 
-pub(super) fn way_of(way: u8) -> (u16, [u8; 6]) {
+pub(crate) fn way_of(way: u8) -> (u16, [u8; 6]) {
     (u16::from(way & 1), [2, 0, 0, 0, 0, 10 + way])
 }
 
-impl World {
+impl<A: Air> World<A> {
     /// `room`: connections that the table has room for, if not for all.
-    pub(super) fn new(seed: u64, policy: Policy, room: Option<usize>) -> Self {
+    pub(crate) fn new(seed: u64, policy: Policy, room: Option<usize>) -> Self {
         let mut world = Self {
             now: 5_000,
             kernel: Kernel::new(),
             tracker: Tracker::new(Kernel::timing(), policy),
-            plane: Model { room: room.map(|room| 2 * room), ..Model::default() },
+            plane: A::new(room),
+            room,
+            timing: Kernel::timing(),
             channel: Channel::new(seed),
             policy,
             prints: Vec::new(),
@@ -95,15 +100,22 @@ impl World {
             dump_stage: 0,
             dump_again: false,
             flown: 0,
+            by_nic: 0,
         };
         world.dump();
         world
     }
 
+    /// Other times than [`Kernel::timing`] from now on.
+    pub(crate) fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.tracker.set_timing(timing);
+    }
+
     /// The process dies, and another one begins.
-    pub(super) fn restart(&mut self) {
-        self.tracker = Tracker::new(Kernel::timing(), self.policy);
-        self.plane = Model { room: self.plane.room, ..Model::default() };
+    pub(crate) fn restart(&mut self) {
+        self.tracker = Tracker::new(self.timing, self.policy);
+        self.plane.restart(self.room);
         let (faults, seed) = (self.channel.faults, self.channel.dice().below(u64::MAX));
         self.channel = Channel::new(seed);
         self.channel.faults = faults;
@@ -119,7 +131,7 @@ impl World {
     }
 
     /// Compares with all that conntrack has, as the gateway's loop does.
-    pub(super) fn dump(&mut self) {
+    pub(crate) fn dump(&mut self) {
         if self.dump_stage > 0 {
             self.dump_again = true;
             return;
@@ -130,7 +142,7 @@ impl World {
     }
 
     /// The kernel is changed; `announce`: as what netlink tells of it.
-    pub(super) fn change(&mut self, announce: Option<Changed>) {
+    pub(crate) fn change(&mut self, announce: Option<Changed>) {
         self.told.push(None);
         if let Some(changed) = announce {
             self.channel.announce(self.now, self.told.len() - 1, changed);
@@ -138,15 +150,24 @@ impl World {
     }
 
     /// A packet comes in from the client or from the server.
-    pub(super) fn packet(&mut self, host: usize, direction: Direction, kind: Kind) {
+    pub(crate) fn packet(&mut self, host: usize, direction: Direction, kind: Kind) {
         let tuple = if direction == 0 { Some(orig(host)) } else { self.answers[host] };
         if let Some(tuple) = tuple {
             self.received(tuple, direction, kind);
         }
     }
 
-    /// What a worker does with it.
+    /// What the NIC does with it, or else a worker.
     fn received(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind) {
+        match self.plane.nic(direction, &tuple, kind) {
+            ByNic::Software => {}
+            ByNic::Sent(sent) => return self.carried_by_nic(tuple, direction, kind, sent),
+            ByNic::Astray => {
+                // It counts, and so seems to live.
+                self.kernel.hit(&tuple, None);
+                return;
+            }
+        }
         let Some(flow) = Key::from_tuple(&tuple).and_then(|key| self.plane.find(&key)) else {
             let seen = self.unknown.entry(tuple).or_default();
             *seen += 1;
@@ -162,7 +183,7 @@ impl World {
             (EntryState::Candidate, _) => self.punt(tuple, direction, kind, Some((flow, false))),
             (_, Kind::Fin | Kind::Rst | Kind::Syn) => {
                 for flow in self.both(flow) {
-                    self.plane.set_state(flow, EntryState::Closing);
+                    self.plane.worker_sets(flow, EntryState::Closing);
                 }
                 self.channel.observation(self.now, Observation::Closing(flow));
                 self.punt(tuple, direction, kind, None);
@@ -174,7 +195,7 @@ impl World {
             // The way to the kernel may be crowded: then the probe waits for another packet.
             (EntryState::Probing, _) if self.channel.dice().chance(10) => self.fly(flow, tuple, direction),
             (EntryState::Probing, _) => {
-                self.plane.set_state(flow, EntryState::Holding);
+                self.plane.worker_sets(flow, EntryState::Holding);
                 self.punt(tuple, direction, kind, Some((flow, true)));
             }
         }
@@ -182,25 +203,48 @@ impl World {
 
     fn both(&self, flow: FlowRef) -> Vec<FlowRef> {
         let Some(owner) = self.plane.owner(flow) else { return Vec::new() };
-        let flows = self.plane.entries.values().filter(|entry| entry.owner == owner);
-        flows.filter_map(|entry| self.plane.find(&entry.key)).collect()
+        let flows = self.plane.flows().into_iter();
+        flows.filter(|flow| self.plane.owner(*flow) == Some(owner)).collect()
     }
 
     /// What the fast path makes of a packet of this direction.
     fn carried(&self, flow: FlowRef) -> Option<(FiveTuple, Sent)> {
-        let entry = self.plane.at(flow)?;
+        let key = self.plane.key(flow)?;
         let peer = self.both(flow).into_iter().find(|peer| *peer != flow)?;
         let tuple = self.plane.key(peer)?.tuple().inverted();
         let (_, mac) = (self.plane.ports(flow)?, self.plane.next_hop(flow)?);
-        Some((entry.key.tuple(), Sent { tuple, way: mac[5] - 10 }))
+        Some((key.tuple(), Sent { tuple, way: mac[5] - 10 }))
     }
 
     fn fly(&mut self, flow: FlowRef, tuple: FiveTuple, direction: Direction) {
         self.flown += 1;
+        let sent = self.may_fly(flow);
+        self.plane.flew(flow, self.now);
+        self.kernel.flew(self.now, direction, &tuple);
+        self.delivered(sent);
+    }
+
+    fn carried_by_nic(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind, sent: Sent) {
+        self.by_nic += 1;
+        assert_eq!(kind, Kind::Data, "the NIC carried what is for software");
+        let flow = Key::from_tuple(&tuple).and_then(|key| self.plane.find(&key));
+        let flow = flow.unwrap_or_else(|| panic!("the NIC carried a packet of nobody's: {tuple:?}"));
+        let state = self.plane.state(flow);
+        // A worker that sees a FIN says so at once; control hears of it later.
+        assert!(matches!(state, EntryState::Software | EntryState::Closing), "in the NIC while {state:?}");
+        assert_eq!(self.may_fly(flow), sent, "the NIC carried it elsewhere");
+        if state == EntryState::Software {
+            self.kernel.flew(self.now, direction, &tuple);
+        }
+        self.delivered(sent);
+    }
+
+    /// How a packet leaves that goes past the kernel, which must not have been otherwise for too long.
+    fn may_fly(&mut self, flow: FlowRef) -> Sent {
         self.note_what_is_right();
         let (_, sent) = self.carried(flow).expect("what flies knows its way");
         let right = self.right.get(&flow).expect("flew, and was never right");
-        let (now, timing) = (self.now, Kernel::timing());
+        let (now, timing) = (self.now, self.timing);
         let silent = right.at + Millis::from(timing.reprove_every) + LATE;
         assert!(now <= silent, "{} ms after it was right for the last time: {sent:?}", now - right.at);
         if right.at < now
@@ -209,9 +253,7 @@ impl World {
             let announced = told.max(right.at) + Millis::from(timing.revalidate_within) + LATE;
             assert!(now <= announced, "{} ms after the change was known: {sent:?}", now - told);
         }
-        self.plane.fly(tuple, now);
-        self.kernel.flew(now, direction, &tuple);
-        self.delivered(sent);
+        sent
     }
 
     /// What goes to a server is answered to where it came from.
@@ -223,9 +265,7 @@ impl World {
 
     /// Remembers of each direction whether the kernel would now send its packets as the fast path does.
     fn note_what_is_right(&mut self) {
-        let flows: Vec<FlowRef> =
-            self.plane.entries.values().filter_map(|entry| self.plane.find(&entry.key)).collect();
-        for flow in flows {
+        for flow in self.plane.flows() {
             let Some((tuple, sent)) = self.carried(flow) else { continue };
             let direction = usize::from(tuple.sport == 80);
             if self.kernel.would(direction, &tuple) == Some(sent) {
@@ -239,7 +279,7 @@ impl World {
         let sent = self.kernel.packet(self.now, direction, &tuple, kind);
         self.told_of_conntrack();
         if let Some((flow, probe)) = print {
-            let (epoch, changes) = (self.plane.epoch.max(1), self.told.len());
+            let (epoch, changes) = (self.plane.epoch().max(1), self.told.len());
             let due = self.now + self.channel.dice().below(2) * TICK;
             // Now and then one is late.
             let due = if self.channel.crowded() { due + 2 * PATIENCE } else { due };
@@ -259,14 +299,15 @@ impl World {
     }
 
     /// Time passes.
-    pub(super) fn pass(&mut self, time: Millis) {
+    pub(crate) fn pass(&mut self, time: Millis) {
         for _ in 0..time / TICK {
             self.note_what_is_right();
             self.now += TICK;
-            self.kernel.expire(self.now, OUTLIVES);
+            self.kernel.expire(self.now, OUTLIVES + A::KNOWN_LATE);
             self.told_of_conntrack();
             self.punt_thread();
             self.control();
+            self.plane.pass(self.now);
             self.release_held();
         }
     }
@@ -425,7 +466,7 @@ impl World {
 
     fn release_held(&mut self) {
         for held in std::mem::take(&mut self.held) {
-            let is_held = self.plane.at(held.flow).is_some_and(|entry| entry.state == EntryState::Holding);
+            let is_held = self.plane.state(held.flow) == EntryState::Holding;
             if is_held && self.now - held.since < HOLD {
                 self.held.push(held);
             } else {
@@ -440,14 +481,14 @@ impl World {
 
     /// What holds at all times.
     fn check(&self) {
-        for entry in self.plane.entries.values() {
-            let flow = self.plane.find(&entry.key).expect("just seen");
+        for flow in self.plane.flows() {
             assert!(self.tracker.locate(flow, &self.plane).is_some(), "an entry without a connection");
         }
+        self.plane.check();
     }
 
     /// After a dump, without faults: kernel, tracker and table have the same connections.
-    pub(super) fn settle_down(&mut self) {
+    pub(crate) fn settle_down(&mut self) {
         self.channel.faults = Faults::default();
         self.pass(3_000);
         self.dump();
@@ -457,7 +498,7 @@ impl World {
             let view = self.tracker.find(self.now, &entry.orig, &self.plane);
             if self.tracker.refusal(&entry).is_none() {
                 let Some(view) = view else {
-                    assert!(self.plane.room.is_some(), "an entry of conntrack that is not known");
+                    assert!(self.room.is_some(), "an entry of conntrack that is not known");
                     continue;
                 };
                 assert_eq!(view.id, entry.id, "known by another id");
@@ -467,7 +508,7 @@ impl World {
         }
         let known = self.tracker.counts();
         let known = known.candidate + known.software + known.probing + known.closing;
-        assert_eq!(self.plane.entries.len(), 2 * known as usize, "entries that belong to nobody");
+        assert_eq!(self.plane.flows().len(), 2 * known as usize, "entries that belong to nobody");
         let closing = self.kernel.dump(self.now).iter().filter(|e| self.tracker.refusal(e).is_some()).count();
         assert!(known <= carried + closing as u32, "connections that the kernel does not have");
     }

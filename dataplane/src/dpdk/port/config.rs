@@ -4,6 +4,7 @@ use std::ptr;
 
 use dpdk_sys as sys;
 
+use super::marks::Marks;
 use super::{Direction, Inner, Phase, Port, PortError, SendMut};
 use crate::dpdk::Mempool;
 
@@ -72,6 +73,9 @@ impl Port {
         let scatter = offered & sys::RTE_ETH_RX_OFFLOAD_SCATTER != 0;
         let frame_limit = (!scatter).then(|| config.pool.data_room());
         inner.check_frame(config.mtu.unwrap_or(DEFAULT_MTU.min(info.max_mtu)), frame_limit)?;
+        if state.marks == Marks::Unasked {
+            state.marks = inner.ask_for_marks();
+        }
         let mut conf = device_configuration(config, &info);
 
         // Until this succeeds the device is in no state to start.

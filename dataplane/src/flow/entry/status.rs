@@ -4,6 +4,9 @@ use super::RELAXED;
 use crate::flow::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::flow::{AdjacencyId, ContextTable, EntryState};
 
+/// The lowest bit of the generation, in [`Status::proved`]'s place: set while the entry can be found.
+const LIVE: u32 = 1 << 16;
+
 /// The small words of an entry of either family.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -12,7 +15,7 @@ pub struct Status {
     meta: AtomicU32,
     /// Adjacency (24 bits, lowest), flags (8).
     egress: AtomicU32,
-    /// Proved length (16 bits, lowest), generation (16).
+    /// Proved length (16 bits, lowest), generation (16): odd while the entry can be found.
     proved: AtomicU32,
     /// Checksum differences: IP header (16 bits, lowest), L4 (16).
     deltas: AtomicU32,
@@ -29,9 +32,9 @@ pub struct Totals {
 }
 
 impl Status {
-    /// Starts over for a new flow in the same slot.
+    /// Starts over for a new flow in the same slot, whose generation begins when it [can be found](Self::appear).
     pub(super) fn reset(&self, proto: u8, [ip_delta, l4_delta]: [u16; 2]) {
-        self.proved.store(u32::from(self.generation().wrapping_add(1)) << 16, RELAXED);
+        self.proved.store(u32::from(self.generation()) << 16, RELAXED);
         self.meta.store(meta(ContextTable::NONE, proto, EntryState::Candidate), RELAXED);
         self.egress.store(AdjacencyId::NONE.0, RELAXED);
         self.deltas.store(u32::from(ip_delta) | u32::from(l4_delta) << 16, RELAXED);
@@ -72,6 +75,27 @@ impl Status {
     #[inline(always)]
     pub(super) fn generation(&self) -> u16 {
         (self.proved.load(RELAXED) >> 16) as u16
+    }
+
+    /// Whether the entry can be found; then all is seen that was written before.
+    #[inline(always)]
+    pub(super) fn is_live(&self) -> bool {
+        self.proved.load(Ordering::Acquire) & LIVE != 0
+    }
+
+    /// The entry can be found from here on. For the writer.
+    pub(super) fn appear(&self) {
+        self.next_generation();
+    }
+
+    /// The entry can't be found any more. For the writer.
+    pub(super) fn vanish(&self) {
+        self.next_generation();
+    }
+
+    fn next_generation(&self) {
+        // The proved length is the lower half: nothing carries over into it.
+        self.proved.store(self.proved.load(RELAXED).wrapping_add(LIVE), Ordering::Release);
     }
 
     /// Checksum differences: of the IP header, and of L4.
@@ -123,7 +147,8 @@ impl Status {
     /// For the writer.
     pub(crate) fn set_proved_length(&self, length: u16) {
         let proved = self.proved.load(RELAXED);
-        self.proved.store(proved & !0xffff | u32::from(length), RELAXED);
+        // Release: whoever sees by this word that the entry is live sees all of it.
+        self.proved.store(proved & !0xffff | u32::from(length), Ordering::Release);
     }
 }
 

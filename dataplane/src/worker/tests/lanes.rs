@@ -13,6 +13,16 @@ struct Arrival {
     connection: usize,
     reply: bool,
     odd: Oddity,
+    mark: Marking,
+}
+
+/// What the NIC has marked a packet with.
+#[derive(Clone, Copy, Debug)]
+enum Marking {
+    No,
+    /// The mark of a direction: of its own as a rule.
+    Of(usize, bool),
+    Any(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +48,23 @@ impl Arrival {
             Oddity::CutShort => frame.with(|f| f.faults.truncate = Some(40)),
         }
     }
+
+    fn mark(self, connections: &[Connection]) -> Option<u32> {
+        match self.mark {
+            Marking::No => None,
+            Marking::Of(connection, reply) => {
+                Mark::of(connections[connection].flows[usize::from(reply)].slot).map(Mark::to_bits)
+            }
+            Marking::Any(mark) => Some(mark),
+        }
+    }
+
+    /// Whether its mark leads to its entry.
+    fn is_found(self, connections: &[Connection]) -> bool {
+        let own = Marking::Of(self.connection, self.reply);
+        matches!(self.odd, Oddity::None | Oddity::Padded | Oddity::Tagged)
+            && self.mark(connections) == Self { mark: own, ..self }.mark(connections)
+    }
 }
 
 fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
@@ -49,8 +76,18 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
         1 => Just(Oddity::Stranger),
         1 => Just(Oddity::CutShort),
     ];
-    let one = (0..2 * STATES.len(), any::<bool>(), odd);
-    let arrival = one.prop_map(|(connection, reply, odd)| Arrival { connection, reply, odd });
+    let connection = || (0..2 * STATES.len(), any::<bool>());
+    let mark = prop_oneof![
+        3 => Just(None),
+        1 => connection().prop_map(|(connection, reply)| Some(Marking::Of(connection, reply))),
+        1 => any::<u32>().prop_map(|mark| Some(Marking::Any(mark))),
+        1 => (0..200u32).prop_map(|mark| Some(Marking::Any(mark))),
+    ];
+    let one = (connection(), odd, any::<bool>(), mark);
+    let arrival = one.prop_map(|((connection, reply), odd, plain, mark)| {
+        let own = if plain { Marking::No } else { Marking::Of(connection, reply) };
+        Arrival { connection, reply, odd, mark: mark.unwrap_or(own) }
+    });
     // Runs of one family too, which are taken together.
     let run = (arrival, 1..20_usize).prop_map(|(arrival, count)| vec![arrival; count]);
     prop::collection::vec(run, 1..20).prop_map(|runs| runs.concat())
@@ -75,8 +112,8 @@ struct Outcome {
     counts: Vec<(u64, u64)>,
 }
 
-/// Lets packets arrive, so many at a time.
-fn outcome(arrivals: &[Arrival], at_once: usize) -> (Outcome, [Vec<Vec<u8>>; 2]) {
+/// Lets packets arrive, so many at a time, at ports with marks or without.
+fn outcome(arrivals: &[Arrival], at_once: usize, marks: bool) -> (Outcome, [Vec<Vec<u8>>; 2]) {
     let mut rig = Rig::new();
     let each = VERSIONS.into_iter().flat_map(|version| STATES.map(|(proto, state)| (version, proto, state)));
     let connections: Vec<Connection> =
@@ -86,7 +123,11 @@ fn outcome(arrivals: &[Arrival], at_once: usize) -> (Outcome, [Vec<Vec<u8>>; 2])
     for (part, arrivals) in arrivals.chunks(at_once).enumerate() {
         for (at, arrival) in arrivals.iter().enumerate() {
             let frame = arrival.frame(&connections, (part * at_once + at) as u16);
-            rig.arrive(arrival.reply.into(), std::slice::from_ref(&frame));
+            if marks {
+                rig.arrive_marked(arrival.reply.into(), &frame, arrival.mark(&connections));
+            } else {
+                rig.arrive(arrival.reply.into(), std::slice::from_ref(&frame));
+            }
             let flies = matches!(arrival.odd, Oddity::None | Oddity::Padded)
                 && STATES[arrival.connection % STATES.len()].1 == EntryState::Software;
             if flies {
@@ -101,6 +142,8 @@ fn outcome(arrivals: &[Arrival], at_once: usize) -> (Outcome, [Vec<Vec<u8>>; 2])
         punted.extend(rig.punted().iter().map(|packet| (packet.mbuf.data().to_vec(), packet.reason)));
     }
     punted.sort();
+    let found = arrivals.iter().filter(|arrival| marks && arrival.is_found(&connections)).count() as u64;
+    assert_eq!(rig.marked().0, found, "lookups skipped");
     let entries = connections.iter().flat_map(|connection| connection.flows);
     let counts = entries.map(|flow| rig.link().table.entry(flow.slot));
     let counts = counts.map(|entry| (entry.packets(), entry.bytes())).collect();
@@ -113,9 +156,11 @@ proptest! {
 
     #[test]
     fn a_burst_does_what_its_packets_do_one_by_one(arrivals in arrivals()) {
-        let (together, expected) = outcome(&arrivals, 180);
+        let (together, expected) = outcome(&arrivals, 180, false);
         prop_assert_eq!(&together.sent, &expected);
-        prop_assert_eq!(together, outcome(&arrivals, 1).0);
+        prop_assert_eq!(&together, &outcome(&arrivals, 1, false).0);
+        prop_assert_eq!(&together, &outcome(&arrivals, 180, true).0);
+        prop_assert_eq!(&together, &outcome(&arrivals, 1, true).0);
     }
 }
 

@@ -4,6 +4,7 @@ mod decide;
 mod hold;
 mod hot;
 mod lanes;
+mod marks;
 mod order;
 mod rounds;
 
@@ -12,8 +13,8 @@ use std::net::IpAddr;
 use crate::clock::Clock;
 use crate::dpdk::testing::{Bench, receive, send};
 use crate::flow::{
-    AdjacencyWriter, ContextWriter, Egress, EntryState, EntryView, FiveTuple, FlowRef, Key, Key4, Placement,
-    Slot, TableConfig, TableWriter,
+    AdjacencyWriter, ContextWriter, Egress, EntryState, EntryView, FiveTuple, FlowRef, Key, Key4, Mark,
+    MarkCounter, Placement, Slot, TableConfig, TableWriter,
 };
 use crate::packet::testing::Frame;
 use crate::packet::{DropReason, Headers, Ingress, Outline, PuntReason, parse};
@@ -119,7 +120,8 @@ impl Rig {
         let (context_table, contexts) = ContextTable::create(table.qsbr(), placement).expect("memory");
         let quiescence = table.qsbr().register().expect("a place");
         let [(in0, rx0), (in1, rx1), (tx0, out0), (tx1, out1)] = bench.wires();
-        let ports = vec![WorkerPort { rx: Some(rx0), tx: tx0 }, WorkerPort { rx: Some(rx1), tx: tx1 }];
+        let ports =
+            [(rx0, tx0), (rx1, tx1)].map(|(rx, tx)| WorkerPort { rx: Some(rx), tx, marks: false }).into();
         let link = WorkerLink {
             table,
             adjacencies: adjacency_table,
@@ -181,6 +183,26 @@ impl Rig {
     fn arrive(&mut self, port: usize, frames: &[Frame]) {
         let frames: Vec<Vec<u8>> = frames.iter().map(Frame::build).collect();
         send(&self.bench, &mut self.into[port], &frames);
+    }
+
+    /// A frame arrives at a port whose rules mark packets, with a mark or without.
+    fn arrive_marked(&mut self, port: usize, frame: &Frame, mark: Option<u32>) {
+        self.worker.carrier.ports[port].marks = true;
+        let mut mbuf = self.bench.packet(&frame.build());
+        if let Some(mark) = mark {
+            mbuf.set_mark(mark);
+        }
+        let mut burst = Burst::new();
+        burst.extend([mbuf]);
+        self.into[port].burst(&mut burst);
+        assert!(burst.is_empty(), "the wire is full");
+    }
+
+    /// Marked packets of all ports: those whose lookup was skipped, and those that were looked up nevertheless.
+    fn marked(&self) -> (u64, u64) {
+        let counters = [0, 1].map(|port| self.link().counters.marked(port).expect("a port"));
+        let sum = |of: fn(&MarkCounter) -> u64| counters.into_iter().map(of).sum();
+        (sum(|counter| counter.found.get()), sum(|counter| counter.missed.get()))
     }
 
     /// The kernel sends a frame out of a port's twin.
