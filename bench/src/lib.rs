@@ -1,6 +1,7 @@
 //! Benchmarks of Flyover, each beside its peer in the same interleaved run. docs/performance.md explains the figures.
 #![deny(unsafe_code)]
 
+pub mod assist;
 pub mod churn;
 pub mod control;
 pub mod error;

@@ -13,7 +13,7 @@ use crate::gateway::{Gateway, Ports, QueuePairs};
 use crate::measure::{Contender, Effort, Outcome, interleave};
 use crate::peer::{BULK, Peer4, Peer6, PeerKey, RteHash};
 use crate::report::Row;
-use crate::source::{Draw, Sizes, Traffic, feed};
+use crate::source::{Draw, Marking, Sizes, Traffic, feed};
 
 /// One line of the results.
 #[derive(Clone, Copy, Debug)]
@@ -53,14 +53,25 @@ impl Scenario {
 
     fn traffic(&self, reply: bool) -> Traffic {
         let Self { flows, connections, draw, strangers, sizes, .. } = *self;
-        Traffic { flows, reply, connections, draw, strangers, sizes }
+        Traffic { flows, reply, connections, draw, strangers, sizes, marks: Marking::None }
     }
 
     /// Takes queues, and has packets of this scenario come in on them.
     pub fn queues(&self, ports: &mut Ports, seed: u64) -> Result<QueuePairs, Error> {
+        self.marked_queues(ports, seed, [Marking::None; 2])
+    }
+
+    /// The same, with marks of the original direction and of the reply.
+    pub fn marked_queues(
+        &self,
+        ports: &mut Ports,
+        seed: u64,
+        marks: [Marking; 2],
+    ) -> Result<QueuePairs, Error> {
         let queues = ports.queues()?;
-        for ((rx, _), (reply, seed)) in queues.iter().zip([(false, seed), (true, seed ^ 0x5eed)]) {
-            feed(rx, self.traffic(reply), seed)?;
+        let directions = [(false, seed), (true, seed ^ 0x5eed)];
+        for (((rx, _), (reply, seed)), marks) in queues.iter().zip(directions).zip(marks) {
+            feed(rx, Traffic { marks, ..self.traffic(reply) }, seed)?;
         }
         Ok(queues)
     }

@@ -28,6 +28,18 @@ pub enum Sizes {
     Imix,
 }
 
+/// What packets are marked with, by connection: as a NIC's driver does. Whether packets are marked or not, the marks are
+/// read, so that this costs the same.
+#[derive(Clone, Copy, Debug)]
+pub enum Marking {
+    /// There are no marks.
+    None,
+    /// Packets carry them.
+    Told(&'static [u32]),
+    /// Packets carry none.
+    Kept(&'static [u32]),
+}
+
 /// What a source gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Traffic {
@@ -43,6 +55,8 @@ pub struct Traffic {
     pub strangers: u32,
     /// Frame lengths.
     pub sizes: Sizes,
+    /// Marks of packets.
+    pub marks: Marking,
 }
 
 const BURST: usize = 64;
@@ -130,6 +144,11 @@ impl Source {
         let mut numbers = [0; BURST];
         let numbers = &mut numbers[..packets.len().min(BURST)];
         self.draw(numbers);
+        match self.traffic.marks {
+            Marking::None => {}
+            Marking::Told(marks) => mark(packets, numbers, marks, TOLD),
+            Marking::Kept(marks) => mark(packets, numbers, marks, 0),
+        }
         let Traffic { flows, reply, .. } = self.traffic;
         match (flows.family, self.traffic.sizes) {
             (_, Sizes::Imix) => {
@@ -201,6 +220,20 @@ fn put<'a>(packet: *mut sys::shim_mbuf, bytes: &[u8; 64], frame: u16) -> &'a mut
         packet.data_len = frame - 4;
         packet.pkt_len = u32::from(frame - 4);
         &mut *data
+    }
+}
+
+/// What a driver sets for a packet that is marked.
+const TOLD: u64 = sys::RTE_MBUF_F_RX_FDIR | sys::RTE_MBUF_F_RX_FDIR_ID;
+
+fn mark(packets: &[*mut sys::shim_mbuf], numbers: &[u32], marks: &[u32], flags: u64) {
+    for (packet, number) in packets.iter().zip(numbers) {
+        let mark = marks.get(*number as usize).copied().unwrap_or(0);
+        // SAFETY: as in `put`.
+        unsafe {
+            (**packet).ol_flags |= flags;
+            (**packet).fdir_id = mark;
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use flyover_bench::machine::{self, HugePages};
 use flyover_bench::measure::Effort;
 use flyover_bench::path::{self, Scenario};
 use flyover_bench::report::{Report, Row};
-use flyover_bench::{churn, control, micro, plot, rules, workers};
+use flyover_bench::{assist, churn, control, micro, plot, rules, workers};
 
 /// What packets cost, beside what they cost others.
 #[derive(Parser)]
@@ -44,6 +44,8 @@ enum Command {
     Compare(Options),
     /// The parts of the path, each beside its peer.
     Micro(Options),
+    /// Marks of a NIC in place of lookups, and taking notice of hot directions.
+    Assist(Options),
     /// New connections, from the kernel's events into the table.
     Control(Options),
     /// Flow rules, made and removed by a model of a NIC, and refused.
@@ -163,6 +165,26 @@ fn run_micro(options: Options) -> Result<Report, Error> {
     Ok(Report::new(micro_rows(&mut ports, options)?))
 }
 
+fn assist_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    for connections in [1_000, 1 << 20, 1 << 22] {
+        rows.push(assist::marked(&Scenario::plain(connections), false, ports, effort(connections))?);
+    }
+    if !options.quick {
+        rows.push(assist::marked(&Scenario::plain6(1 << 20), false, ports, effort(1 << 20))?);
+        rows.push(assist::marked(&Scenario::plain(1 << 20), true, ports, effort(1 << 20))?);
+    }
+    for connections in [1_000, 1 << 20] {
+        rows.push(assist::detection(&Scenario::plain(connections), ports, effort(connections))?);
+    }
+    Ok(rows)
+}
+
+fn run_assist(options: Options) -> Result<Report, Error> {
+    let (_pages, mut ports) = prepare(options)?;
+    Ok(Report::new(assist_rows(&mut ports, options)?))
+}
+
 fn control_rows(ports: &mut Ports, options: Options) -> Result<Vec<Row>, Error> {
     let repetitions = if options.quick { 5 } else { 9 };
     let mut rows = vec![control::admit(1 << 20, repetitions)?];
@@ -184,6 +206,7 @@ fn run_all(options: Options, results: &Path) -> Result<Report, Error> {
     let (_pages, mut ports) = prepare(options)?;
     let mut rows = path_rows(&mut ports, options)?;
     rows.extend(micro_rows(&mut ports, options)?);
+    rows.extend(assist_rows(&mut ports, options)?);
     rows.extend(control_rows(&mut ports, options)?);
     rows.extend(rules::run()?);
     let report = Report::new(rows);
@@ -222,6 +245,7 @@ fn main() -> ExitCode {
         Command::Path(options) => run_path(options).map(|report| show(report, options)),
         Command::Compare(options) => run_compare(options).map(|report| show(report, options)),
         Command::Micro(options) => run_micro(options).map(|report| show(report, options)),
+        Command::Assist(options) => run_assist(options).map(|report| show(report, options)),
         Command::Control(options) => run_control(options).map(|report| show(report, options)),
         Command::Rules(options) => run_rules(options).map(|report| show(report, options)),
         Command::All { results, options } => run_all(options, &results).map(|report| show(report, options)),

@@ -31,6 +31,9 @@ pub struct PortHardware {
     pub audit: HardwareAudit,
     /// How long control waited for its NIC.
     pub waits: HardwareWaits,
+    /// Packets that its rules have marked.
+    #[serde(default)]
+    pub marks: MarkCounts,
 }
 
 /// What the comparison of kernel, flow table and NIC found since the start, and put right.
@@ -59,6 +62,15 @@ pub struct HardwareWaits {
     pub longest_us: u64,
     /// Rules that were to go before something else happened, and had not gone when patience ended.
     pub overran: u64,
+}
+
+/// Packets that a NIC has marked with where their flow is, each counted by what workers made of it too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkCounts {
+    /// Their flow was found by the mark: no lookup.
+    pub found: u64,
+    /// The mark was old or wrong: they were looked up like those without.
+    pub missed: u64,
 }
 
 /// Directions by where they are.

@@ -21,7 +21,9 @@ pub use client::{Client, ClientError};
 pub use counters::{ByReason, Reason};
 pub use events::{EventInfo, EventPage};
 pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, Whereabouts};
-pub use hardware::{DirectionRules, HardwareAudit, HardwareDirections, HardwareWaits, PortHardware};
+pub use hardware::{
+    DirectionRules, HardwareAudit, HardwareDirections, HardwareWaits, MarkCounts, PortHardware,
+};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, Handler, MAX_CLIENTS, Server};
 pub use types::{

@@ -479,7 +479,7 @@ fn json_keys_are_stable() {
         .collect();
     let expected = "config_file conntrack conntrack.events conntrack.overruns conntrack.refreshes conntrack.resyncs \
         dropped_by_reason epoch flows flows.candidate flows.capacity flows.closing flows.hardware flows.probing \
-        flows.software hardware hugepages notices packets packets.dropped packets.fast packets.from_kernel \
+        flows.software hardware hugepages marks marks.found marks.missed notices packets packets.dropped packets.fast packets.from_kernel \
         packets.hardware packets.punted policy ports punted_by_reason ready revalidation \
         revalidation.last_missed_s revalidation.missed ruleset ruleset.flowtables \
         ruleset.flowtables.added_to ruleset.flowtables.devices ruleset.flowtables.family ruleset.flowtables.name \
@@ -500,13 +500,13 @@ fn json_keys_are_stable() {
         Stats { workers: vec![WorkerStats::default()], punt: vec![PuntStats::default()], ..Stats::default() };
     let value = serde_json::to_value(&stats).expect("JSON");
     let short: Vec<String> = keys(&value).into_iter().filter(|key| !key.contains("_by_reason.")).collect();
-    let expected = "dropped_by_reason packets packets.dropped packets.fast packets.from_kernel packets.hardware \
+    let expected = "dropped_by_reason marks marks.found marks.missed packets packets.dropped packets.fast packets.from_kernel packets.hardware \
         packets.punted punt punt.control punt.dropped_by_reason punt.from_kernel punt.thread punt.to_kernel \
         punted_by_reason tracker tracker.asked tracker.changes tracker.deadline_missed tracker.entries \
         tracker.not_forwarded tracker.proofs tracker.stale_proofs tracker.table_full tracker.unasked workers \
         workers.busy_percent workers.core workers.cycles_per_packet workers.cycles_per_packet.decide \
         workers.cycles_per_packet.parse workers.cycles_per_packet.receive workers.cycles_per_packet.send \
-        workers.dropped_by_reason workers.empty_polls \
+        workers.dropped_by_reason workers.empty_polls workers.marks workers.marks.found workers.marks.missed \
         workers.packets workers.packets.dropped workers.packets.fast workers.packets.from_kernel \
         workers.packets.hardware workers.packets.punted workers.polls workers.punted_by_reason workers.sleeps";
     assert_eq!(short.join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));

@@ -7,6 +7,7 @@ use dataplane::packet::{DropReason, PuntReason};
 use serde::{Deserialize, Serialize};
 
 use super::counters::ByReason;
+use super::hardware::MarkCounts;
 
 /// `flyover status`: the gateway at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Status {
     pub flows: FlowCounts,
     /// Packets since start, each counted once by the path that it took.
     pub packets: PacketCounts,
+    /// Packets that NICs have marked.
+    #[serde(default)]
+    pub marks: MarkCounts,
     /// Packets given to the kernel, by reason.
     pub punted_by_reason: ByReason<PuntReason>,
     /// Packets dropped, by reason.
@@ -308,6 +312,9 @@ pub struct Stats {
     /// Sum over workers.
     pub packets: PacketCounts,
     /// Sum over workers.
+    #[serde(default)]
+    pub marks: MarkCounts,
+    /// Sum over workers.
     pub punted_by_reason: ByReason<PuntReason>,
     /// Sum over workers and punt threads.
     pub dropped_by_reason: ByReason<DropReason>,
@@ -349,6 +356,9 @@ pub struct WorkerStats {
     pub core: u16,
     /// Packets by path.
     pub packets: PacketCounts,
+    /// Packets that NICs have marked.
+    #[serde(default)]
+    pub marks: MarkCounts,
     /// Packets given to the kernel.
     pub punted_by_reason: ByReason<PuntReason>,
     /// Packets dropped.

@@ -23,6 +23,7 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
         ("PUT OFF", Right),
         ("LEAVING", Right),
         ("CAPACITY", Right),
+        ("BY MARK", Right),
     ]);
     let word = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     for port in ports {
@@ -40,10 +41,15 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
             count(directions.put_off),
             count(directions.leaving),
             if port.used { count(directions.capacity) } else { "-".to_owned() },
+            count(port.marks.found),
         ]);
     }
     table.flush(out)?;
     for port in ports {
+        if port.marks.missed > 0 {
+            let (name, missed) = (&port.name, count(port.marks.missed));
+            writeln!(out, "{name}: {missed} marks were old or wrong: their packets were looked up")?;
+        }
         for finding in &port.findings {
             writeln!(out, "{}: {finding}", port.name)?;
         }
@@ -90,7 +96,7 @@ pub(super) fn rules(out: &mut dyn Write, directions: &[DirectionRules]) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::HardwareDirections;
+    use crate::api::{HardwareDirections, MarkCounts};
 
     fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = Vec::new();
@@ -109,6 +115,7 @@ mod tests {
             used: true,
             directions,
             queues: true,
+            marks: MarkCounts { found: 7, missed: 2 },
             audit: HardwareAudit { looks: 9000, lost: 1200, ..HardwareAudit::default() },
             ..PortHardware::default()
         };
@@ -121,9 +128,10 @@ mod tests {
         let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(
             lines[1],
-            ["wan0", "model", "full", "yes", "no", "no", "yes", "1,234", "0", "0", "0", "4,096"]
+            ["wan0", "model", "full", "yes", "no", "no", "yes", "1,234", "0", "0", "0", "4,096", "7"]
         );
-        assert_eq!(lines[2].last(), Some(&"-"));
+        assert_eq!(lines[2][lines[2].len() - 2..], ["-", "0"]);
+        assert!(told.contains("\nwan0: 2 marks were old or wrong: their packets were looked up\n"), "{told}");
         assert!(told.contains("\nwan0: 1,200 rules were lost by the NIC, and made again\n"), "{told}");
         assert!(told.ends_with("lan0: no rules\n"), "{told}");
     }

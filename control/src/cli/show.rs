@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::format::{bytes, count, seconds, speed};
 use super::table::{Align, Table};
-use crate::api::{ByReason, PortStatus, Reason, StageCycles, Stats, Status};
+use crate::api::{ByReason, MarkCounts, PortStatus, Reason, StageCycles, Stats, Status};
 
 use Align::{Left, Right};
 
@@ -229,6 +229,13 @@ pub(super) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
         ("unknown 5-tuples too many to ask for", tracker.unasked),
     ];
     numbers(out, &told)?;
+    let marks = &stats.marks;
+    if *marks != MarkCounts::default() {
+        writeln!(out, "\npackets marked by NICs")?;
+        let told =
+            [("found by their mark", marks.found), ("looked up, the mark was old or wrong", marks.missed)];
+        numbers(out, &told)?;
+    }
     reasons(out, "punted", &stats.punted_by_reason)?;
     reasons(out, "dropped", &stats.dropped_by_reason)
 }

@@ -1,9 +1,10 @@
 //! The gateway's hardware: which hot directions may go into it, and what is told of it.
 
-use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
+use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key, MarkCount, Snapshot};
 
 use super::offload::PortRules;
 use super::ports::GatewayPort;
+use super::report::marks;
 use super::state::State;
 use crate::api::{DirectionRules, HardwareDirections, HardwareWaits, PortHardware};
 use crate::config::Offload;
@@ -18,7 +19,13 @@ impl State {
             // A connection that gets another mark leaves, as it proves itself again.
             if wanted.is_none_or(|wanted| mark.is_some_and(|mark| mark & wanted.mask == wanted.value)) {
                 self.plane.offload.consider(told);
+            } else {
+                self.plane.offload.take_out(told.flow);
             }
+        }
+        if self.plane.offload.has_trials() {
+            let counted = self.counted();
+            self.plane.offload.marks_came(counted.marked.map(|marked| marked.found));
         }
         self.plane.offload.tick(now);
         for flow in self.plane.offload.due_for_audit(now) {
@@ -28,6 +35,11 @@ impl State {
                 self.plane.set_state(flow, EntryState::Candidate);
             }
         }
+    }
+
+    /// What workers have counted.
+    pub(super) fn counted(&self) -> Snapshot {
+        Snapshot::of(self.workers.iter().map(|worker| &*worker.counters))
     }
 
     /// Whether NICs carry all of a connection that flies: both of its directions, or the one that has packets.
@@ -54,13 +66,14 @@ impl State {
 
     pub(super) fn hardware_info(&self) -> Vec<PortHardware> {
         let model = self.config.hardware.offload == Offload::Model;
-        let info = |(port, rules): (&GatewayPort, &PortRules)| {
+        let counted = self.counted();
+        let info = |((port, rules), marked): ((&GatewayPort, &PortRules), &MarkCount)| {
             let (found, numbers) = (&rules.capabilities, rules.scheduler.numbers());
             PortHardware {
                 name: port.config.name.clone(),
                 driver: if model { "model".to_owned() } else { port.driver.clone() },
                 tier: found.tier.name().to_owned(),
-                used: rules.carries(),
+                used: rules.carries() || rules.marks(),
                 proved: found.proved,
                 ipv6: found.ipv6,
                 vlan: found.tags,
@@ -79,9 +92,10 @@ impl State {
                     longest_us: rules.waits.longest.as_micros().try_into().unwrap_or(u64::MAX),
                     overran: rules.waits.overran,
                 },
+                marks: marks(std::slice::from_ref(marked)),
             }
         };
-        self.ports.iter().zip(self.plane.offload.ports()).map(info).collect()
+        self.ports.iter().zip(self.plane.offload.ports()).zip(&counted.marked).map(info).collect()
     }
 
     /// The rules of both directions of a connection, whether they are in a NIC or not.

@@ -134,6 +134,9 @@ impl Plane for FlowPlane {
             (old_context, old_adjacency) == (context, adjacency) && entry.flags() & flags::BRIDGED == bridged;
         if !same {
             self.offload.leave(proof.flow);
+            if old_context != context {
+                self.offload.take_out(proof.flow);
+            }
             self.writer.set_forwarding(slot, context, adjacency, bridged);
         }
         self.release(old_context, old_adjacency);

@@ -1,6 +1,6 @@
 //! What the gateway tells about itself.
 
-use dataplane::flow::{Counter, FiveTuple, Key, Snapshot};
+use dataplane::flow::{Counter, FiveTuple, Key, MarkCount, Snapshot};
 use dataplane::packet::DropReason;
 use dataplane::worker::{Stage, StageCosts};
 
@@ -9,9 +9,9 @@ use super::rules;
 use super::state::{State, WorkerView, policy};
 use crate::api::{
     ByReason, ConntrackCounts, DirectionRules, EventPage, Explanation, FlowCounts, FlowFilter, FlowInfo,
-    FlowPage, FlowState, FlowtableInfo, Handler, PacketCounts, PerDirection, PortCounters, PortHardware,
-    PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status, TrackerCounts,
-    TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    FlowPage, FlowState, FlowtableInfo, Handler, MarkCounts, PacketCounts, PerDirection, PortCounters,
+    PortHardware, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status,
+    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 use crate::config::Accelerate;
 use crate::ruleset::UserFlowtable;
@@ -23,7 +23,7 @@ const PUNT_DROPS: [DropReason; 3] =
 
 impl Handler for State {
     fn status(&self) -> Status {
-        let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
+        let counted = self.counted();
         let counts = self.tracker.counts();
         let carried = self.carried();
         Status {
@@ -44,6 +44,7 @@ impl Handler for State {
                 capacity: u64::from(self.config.flows.capacity),
             },
             packets: self.packets(&counted),
+            marks: marks(&counted.marked),
             punted_by_reason: ByReason::from_counts(&self.punted()),
             dropped_by_reason: self.dropped(&counted),
             conntrack: ConntrackCounts {
@@ -74,9 +75,10 @@ impl Handler for State {
     }
 
     fn stats(&self) -> Stats {
-        let counted = Snapshot::of(self.workers.iter().map(|worker| &*worker.counters));
+        let counted = self.counted();
         Stats {
             packets: self.packets(&counted),
+            marks: marks(&counted.marked),
             punted_by_reason: ByReason::from_counts(&self.punted()),
             dropped_by_reason: self.dropped(&counted),
             workers: self.workers.iter().map(worker_stats).collect(),
@@ -273,6 +275,7 @@ fn worker_stats(worker: &WorkerView) -> WorkerStats {
             from_kernel: counted.from_kernel.packets,
             dropped: counted.dropped_total(),
         },
+        marks: marks(&counted.marked),
         punted_by_reason: ByReason::from_counts(&counted.punted),
         dropped_by_reason: ByReason::from_counts(&counted.dropped),
         polls: worker.activity.polls.get(),
@@ -286,6 +289,12 @@ fn worker_stats(worker: &WorkerView) -> WorkerStats {
 /// A MAC address in words.
 pub(super) fn mac([a, b, c, d, e, f]: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Those of some ports.
+pub(super) fn marks(ports: &[MarkCount]) -> MarkCounts {
+    let sum = |of: fn(&MarkCount) -> u64| ports.iter().map(of).sum();
+    MarkCounts { found: sum(|count| count.found), missed: sum(|count| count.missed) }
 }
 
 fn stage_cycles(stages: &StageCosts) -> StageCycles {

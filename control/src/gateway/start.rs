@@ -119,7 +119,8 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let mut views = Vec::new();
     let mut threads = Vec::new();
     let idle = IdlePolicy { longest: config.workers.idle_sleep };
-    for ((core, queues), from_kernel) in config.workers.cores.iter().zip(queues).zip(to_workers) {
+    let cores = config.workers.cores.iter().zip(0..);
+    for (((core, number), queues), from_kernel) in cores.zip(queues).zip(to_workers) {
         let (counters, activity) = (Arc::new(WorkerCounters::default()), Arc::new(Activity::default()));
         views.push(WorkerView {
             core: *core,
@@ -135,7 +136,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             from_kernel,
             local: Arc::clone(&local),
             flags: Arc::clone(&flags),
-            hot: hot.clone(),
+            hot: hot.of_worker(number),
             counters,
             activity,
             stop: Arc::clone(&stop),

@@ -102,6 +102,8 @@ pub struct Lookup {
     pub(crate) first: [u32; MAX_BURST],
     /// Positions whose candidate a mark has named: the stages leave them out.
     pub(crate) marked: u64,
+    /// Marks of these that led nowhere.
+    pub(crate) missed: usize,
     /// Positions of keys that can only be away.
     pub(crate) away: [u8; MAX_BURST],
     pub(crate) away_len: usize,
@@ -115,6 +117,7 @@ impl Default for Lookup {
             hashes: [0; MAX_BURST],
             first: [NOWHERE; MAX_BURST],
             marked: 0,
+            missed: 0,
             away: [0; MAX_BURST],
             away_len: 0,
         }
@@ -125,7 +128,7 @@ impl Lookup {
     /// For another burst.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        (self.len, self.matched, self.marked, self.away_len) = (0, 0, 0, 0);
+        (self.len, self.matched, self.marked, self.missed, self.away_len) = (0, 0, 0, 0, 0);
     }
 
     /// Whether a mark has named the candidate of the key at this position.
@@ -249,14 +252,6 @@ impl<L: Line> Arena<L> {
         (entry.is_live() && entry.matches(key)).then_some((first, entry))
     }
 
-    /// A mark was no use: the whole search.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn search(&self, key: &L::Key) -> Option<(u32, &L)> {
-        let index = self.find(key, self.probe(key))?;
-        Some((index as u32, self.entries.get(index)?))
-    }
-
     /// Third stage for all: `found[i]` becomes the slot of `keys[i]`.
     pub(crate) fn confirm(&self, keys: &[L::Key], lookup: &mut Lookup, found: &mut [Option<Slot>]) {
         self.gather(lookup);
@@ -289,8 +284,9 @@ impl<L: Line> Arena<L> {
     #[cold]
     #[inline(never)]
     pub(crate) fn second_guess(&self, position: usize, key: &L::Key, lookup: &Lookup) -> Option<(u32, &L)> {
-        let hash = lookup.hashes[position % MAX_BURST];
-        let index = self.find(key, Probe::new(hash, self.groups()))?;
+        let hashed = || Probe::new(lookup.hashes[position % MAX_BURST], self.groups());
+        let probe = if lookup.is_marked(position) { self.probe(key) } else { hashed() };
+        let index = self.find(key, probe)?;
         Some((index as u32, self.entries.get(index)?))
     }
 

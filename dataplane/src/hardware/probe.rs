@@ -52,6 +52,15 @@ impl Injector for &Nic {
     }
 }
 
+/// How a port's rules mark packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Its receive queues.
+    pub queues: Vec<u16>,
+    /// Whether a rule can send to one of them; else it sends to all of them, by the port's hash.
+    pub to_one: bool,
+}
+
 /// What a port can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -59,6 +68,8 @@ pub struct Capabilities {
     pub tier: Tier,
     /// The form of its rules; none below tier full.
     pub form: Option<Form>,
+    /// How packets are marked; none but at tier assist.
+    pub marks: Option<Marks>,
     /// Whether canary packets were sent through canary rules. Without that rules were made and removed, and no more.
     pub proved: bool,
     /// Whether IPv6 flows can be carried.
@@ -74,7 +85,16 @@ pub struct Capabilities {
 impl Capabilities {
     /// A port into which nothing goes, and why.
     pub fn nothing(findings: Vec<String>) -> Self {
-        Self { tier: Tier::None, form: None, proved: true, ipv6: false, tags: false, ages: false, findings }
+        Self {
+            tier: Tier::None,
+            form: None,
+            marks: None,
+            proved: true,
+            ipv6: false,
+            tags: false,
+            ages: false,
+            findings,
+        }
     }
 
     /// Many forms fail for one reason: it is told once.
@@ -156,6 +176,7 @@ impl Probe<'_> {
             match self.assist(queues, injector, &mut found) {
                 Ok(()) => {
                     found.tier = Tier::Assist;
+                    found.marks = Some(Marks { queues: self.queues.clone(), to_one: queues.len() == 1 });
                     return found;
                 }
                 Err(Unusable::Stuck(what)) => return stuck(what),

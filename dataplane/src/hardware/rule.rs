@@ -110,6 +110,22 @@ impl HardwareFlow {
         Self::new(contexts.get(entry.context()), entry.key(), entry.leaves_as(), fields.port(), header)
     }
 
+    /// A direction as it comes in: for [`encode::mark`](super::encode::mark), to which nothing else matters.
+    ///
+    /// # Errors
+    /// Why no NIC can tell its packets.
+    pub fn seen(ingress: Ingress, key: Key) -> Result<Self, Unfit> {
+        if ingress.pppoe().is_some() {
+            return Err(Unfit::Pppoe);
+        }
+        if !matches!(key.proto(), TCP | UDP) {
+            return Err(Unfit::Protocol);
+        }
+        let (port, tags): (_, Tags) = (ingress.port(), ingress.tags().into_iter().flatten().collect());
+        let (to, macs, new_tags) = (ingress.dst_mac(), [[0; 6]; 2], tags.clone());
+        Ok(Self { port, to, tags, key, egress: port, macs, new_tags, leaves_as: key })
+    }
+
     /// Puts a direction together: packets with this context and key leave by `egress` as `leaves_as`, with this L2
     /// header.
     ///

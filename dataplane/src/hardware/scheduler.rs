@@ -161,6 +161,11 @@ impl<K: Name> Scheduler<K> {
         }
     }
 
+    /// There may be so many rules, as far as is known, from here on.
+    pub fn set_capacity(&mut self, most: usize) {
+        (self.policy.capacity, self.capacity) = (most, most);
+    }
+
     /// How many packets a direction has had by now, in software and in hardware together. Of one in hardware this has to
     /// be told from time to time, or its rule looks as useful as it was last.
     pub fn counted(&mut self, name: K, packets: u64, now: u64) {

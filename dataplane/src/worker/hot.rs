@@ -17,6 +17,8 @@ pub struct Told {
     pub flow: FlowRef,
     /// The TTL, or hop limit, that its packet came in with.
     pub ttl: u8,
+    /// The worker that carries it, by its place in the configuration.
+    pub worker: u16,
 }
 
 /// Tells of a direction each time that it has had so many packets more; nobody looks through the table for them.
@@ -25,12 +27,13 @@ pub struct Hot {
     /// One less than a power of two. All bits are set in no count, so that nothing is told of.
     mask: u64,
     queue: Arc<ArrayQueue<Told>>,
+    worker: u16,
 }
 
 impl Default for Hot {
     /// Tells of nothing.
     fn default() -> Self {
-        Self { mask: u64::MAX, queue: Arc::new(ArrayQueue::new(1)) }
+        Self { mask: u64::MAX, queue: Arc::new(ArrayQueue::new(1)), worker: 0 }
     }
 }
 
@@ -38,7 +41,13 @@ impl Hot {
     /// Tells of a direction each time that it has had `packets` more, or the next power of two.
     pub fn every(packets: u64) -> Self {
         let every = packets.clamp(1, 1 << 62).next_power_of_two();
-        Self { mask: every - 1, queue: Arc::new(ArrayQueue::new(WAITING)) }
+        Self { mask: every - 1, queue: Arc::new(ArrayQueue::new(WAITING)), worker: 0 }
+    }
+
+    /// The same, told of by a worker.
+    #[must_use]
+    pub fn of_worker(&self, worker: u16) -> Self {
+        Self { worker, ..self.clone() }
     }
 
     /// A direction that was told of.
@@ -59,6 +68,7 @@ impl Hot {
         let ip = mbuf.data().get(l3..).unwrap_or_default();
         let at = if ip.first().is_some_and(|byte| byte >> 4 == 4) { 8 } else { 7 };
         let left = ip.get(at).copied().unwrap_or(0);
-        let _ = self.queue.push(Told { flow: table.reference(slot), ttl: left.wrapping_add(1) });
+        let told = Told { flow: table.reference(slot), ttl: left.wrapping_add(1), worker: self.worker };
+        let _ = self.queue.push(told);
     }
 }

@@ -12,7 +12,7 @@ use super::egress;
 use super::hold::HoldQueue;
 use super::{BURST, WorkerLink};
 use crate::dpdk::{Burst, Following, Mbuf, Sieve};
-use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Mark, MarkCounter, Slot};
+use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Mark, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
 use crate::punt::PuntEvent;
 
@@ -66,10 +66,6 @@ pub(super) struct Fates {
     /// What leaves, summed up.
     pub(super) packets: u64,
     pub(super) bytes: u64,
-    /// Marks that led to an entry.
-    found: u64,
-    /// Marks that did not.
-    missed: u64,
 }
 
 /// What becomes of a packet.
@@ -101,8 +97,6 @@ impl Default for Fates {
             mixed: false,
             packets: 0,
             bytes: 0,
-            found: 0,
-            missed: 0,
         }
     }
 }
@@ -128,21 +122,6 @@ impl Lanes {
     pub(super) fn sort_marked(&mut self, port: u16, carrier: &mut Carrier) {
         self.sort::<true>(port, carrier);
     }
-
-    /// Counts what came of marks.
-    #[inline(never)]
-    pub(super) fn count_marks(&mut self, counter: &MarkCounter) {
-        for fates in [&mut self.v4.fates, &mut self.v6.fates] {
-            counter.found.add(std::mem::take(&mut fates.found));
-            counter.missed.add(std::mem::take(&mut fates.missed));
-        }
-    }
-}
-
-/// What a rule has marked a packet with.
-#[inline(always)]
-fn mark_of<const MARKS: bool>(mbuf: &Mbuf) -> Option<Mark> {
-    if MARKS { mbuf.mark().map(Mark::from_packet) } else { None }
 }
 
 /// Tells the packets of a burst apart.
@@ -159,7 +138,10 @@ impl<const MARKS: bool> Sieve for Sorter<'_, MARKS> {
     fn stays(&mut self, at: usize, mbuf: &Mbuf) -> bool {
         match parse_plain4(mbuf.data(), self.port) {
             Some((key, outline)) if mbuf.segments() == 1 => {
-                self.known.put(at, key, &outline, mark_of::<MARKS>(mbuf), &self.carrier.link.table);
+                if MARKS {
+                    self.known.follow(at, mbuf, &self.carrier.link.table);
+                }
+                self.known.put(at, key, &outline, &self.carrier.link.table);
                 true
             }
             _ => false,
@@ -182,7 +164,10 @@ impl<const MARKS: bool> Sieve for Sorter<'_, MARKS> {
         }
         match parse(mbuf.data(), self.port) {
             Ok(Headers { key: Key::V4(key), outline }) => {
-                self.known.put(at, key, &outline, mark_of::<MARKS>(&mbuf), &self.carrier.link.table);
+                if MARKS {
+                    self.known.follow(at, &mbuf, &self.carrier.link.table);
+                }
+                self.known.put(at, key, &outline, &self.carrier.link.table);
                 return Some(mbuf);
             }
             Ok(Headers { key: Key::V6(key), outline }) => self.push6(at, mbuf, key, &outline),
@@ -196,23 +181,30 @@ impl<const MARKS: bool> Sorter<'_, MARKS> {
     #[inline(always)]
     fn push6(&mut self, at: usize, mbuf: Mbuf, key: Key6, outline: &Outline) {
         self.behind[self.v6.packets.len() % BURST] = at as u8;
-        let mark = mark_of::<MARKS>(&mbuf);
-        self.v6.push(mbuf, key, outline, mark, &self.carrier.link.table);
+        if MARKS {
+            self.v6.known.follow(self.v6.packets.len(), &mbuf, &self.carrier.link.table);
+        }
+        self.v6.push(mbuf, key, outline, &self.carrier.link.table);
     }
 }
 
 impl<L: Line> Known<L> {
     /// Takes in what is known of a packet; with each that completes a part, lookups go on.
     #[inline(always)]
-    fn put(&mut self, at: usize, key: L::Key, outline: &Outline, mark: Option<Mark>, table: &FlowTable) {
+    fn put(&mut self, at: usize, key: L::Key, outline: &Outline, table: &FlowTable) {
         let at = at % BURST;
         self.keys[at] = key;
         self.outlines[at] = *outline;
-        if let Some(mark) = mark {
-            L::arena(table).follow(at, mark, &mut self.lookup);
-        }
         if at % L::PART == L::PART - 1 {
             self.look_up(at + 1, table);
+        }
+    }
+
+    /// Has a packet's mark, if it has one, name its entry: before it is [put](Self::put) in.
+    #[inline(always)]
+    fn follow(&mut self, at: usize, mbuf: &Mbuf, table: &FlowTable) {
+        if let Some(mark) = mbuf.mark() {
+            L::arena(table).follow(at, Mark::from_packet(mark), &mut self.lookup);
         }
     }
 
@@ -269,18 +261,6 @@ impl Fates {
         }
     }
 
-    /// What a marked packet's mark leads to, else what a search finds.
-    #[inline(always)]
-    fn follow<T>(
-        &mut self,
-        marked: impl FnOnce() -> Option<T>,
-        search: impl FnOnce() -> Option<T>,
-    ) -> Option<T> {
-        let found = marked();
-        *(if found.is_some() { &mut self.found } else { &mut self.missed }) += 1;
-        found.or_else(search)
-    }
-
     #[inline(always)]
     fn leaves(&mut self, at: usize, port: u16, length: u32) {
         self.bytes += u64::from(length);
@@ -300,11 +280,11 @@ impl Fates {
 }
 
 impl<L: Line> Lane<L> {
-    fn push(&mut self, mbuf: Mbuf, key: L::Key, outline: &Outline, mark: Option<Mark>, table: &FlowTable) {
+    fn push(&mut self, mbuf: Mbuf, key: L::Key, outline: &Outline, table: &FlowTable) {
         let at = self.packets.len();
         // A burst has no more packets than the lane places.
         if self.packets.push(mbuf).is_ok() {
-            self.known.put(at, key, outline, mark, table);
+            self.known.put(at, key, outline, table);
         }
     }
 
@@ -325,6 +305,12 @@ impl<L: Line> Lane<L> {
         L::arena(&link.table).find_unmarked_candidates(&mut self.known.lookup, AHEAD);
         let from = if held.is_empty() { self.prepare_from::<true, true>(0, link, held, now) } else { 0 };
         self.prepare_from::<false, true>(from, link, held, now);
+        // All of a burst came in by one port.
+        let (port, lookup) = (self.known.outlines[0].ingress.port(), &self.known.lookup);
+        if let Some(counter) = link.counters.marked(port.into()) {
+            counter.found.add(u64::from(lookup.marked.count_ones()) - lookup.missed as u64);
+            counter.missed.add(lookup.missed as u64);
+        }
     }
 
     /// The same from a packet on. `ALONE`: nobody waits, and where somebody begins to it ends; says where that is.
@@ -351,14 +337,22 @@ impl<L: Line> Lane<L> {
                 }
             }
             let (mbuf, key, outline) = (&mut packets[at], &keys[at], &outlines[at]);
-            let found = if MARKS && lookup.is_marked(at) {
-                fates.follow(|| arena.marked_guess(at, key, lookup), || arena.search(key))
+            let guess = if MARKS && lookup.is_marked(at) {
+                let found = arena.marked_guess(at, key, lookup);
+                lookup.missed += usize::from(found.is_none());
+                found
             } else {
-                arena.first_guess(at, key, lookup).or_else(|| arena.second_guess(at, key, lookup))
+                arena.first_guess(at, key, lookup)
             };
-            let Some((index, entry)) = found else {
-                fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
-                continue;
+            let (index, entry) = match guess {
+                Some(found) => found,
+                None => match arena.second_guess(at, key, lookup) {
+                    Some(found) => found,
+                    None => {
+                        fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
+                        continue;
+                    }
+                },
             };
             let tell = |mbuf: &Mbuf, l3| link.hot.tell(&link.table, L::slot(index), mbuf, l3);
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {

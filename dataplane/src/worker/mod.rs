@@ -229,8 +229,7 @@ impl Worker {
         if received == 0 {
             return 0;
         }
-        let marks = carrier.ports.get(port).is_some_and(|state| state.marks);
-        if marks {
+        if carrier.ports.get(port).is_some_and(|state| state.marks) {
             lanes.sort_marked(port as u16, carrier);
         } else {
             lanes.sort::<false>(port as u16, carrier);
@@ -242,9 +241,6 @@ impl Worker {
         carrier.decide_held();
         lanes.v4.prepare(&carrier.link, &mut carrier.held, carrier.now);
         lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
-        if marks && let Some(counter) = carrier.link.counters.marked(port) {
-            lanes.count_marks(counter);
-        }
         watch.passed(Stage::Decide);
         carrier.send_from_kernel();
         carrier.release_held();

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use bench::{Bench, TAP};
-use dataplane::dpdk::flow_rule::{ActionKind, FlowAttr, FlowId, FlowRule, ItemKind, Parts};
+use dataplane::dpdk::flow_rule::{ActionKind, FlowAttr, FlowError, FlowId, FlowRule, ItemKind, Parts};
 use dataplane::hardware::probe::{Probe, Unreachable};
 
 const DATAGRAMS: u64 = 10;
@@ -145,10 +145,13 @@ fn one(report: &mut Report, bench: &mut Bench, fate: Fate) -> Result<(), Box<dyn
     Ok(())
 }
 
+fn make_all(bench: &Bench) -> Result<Vec<FlowId>, FlowError> {
+    Fate::ALL.into_iter().map(|fate| bench.rules.create(&fate.rule())).collect()
+}
+
 /// Several at once, removed one by one and together.
 fn all(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
-    let make = |bench: &Bench| Fate::ALL.into_iter().map(|fate| bench.rules.create(&fate.rule())).collect();
-    let ids: Vec<FlowId> = Result::from(make(bench))?;
+    let ids = make_all(bench)?;
     report.must("three rules are three filters", bench.filters()?.len() == 3);
     bench.rules.destroy(ids[1])?;
     let left = bench.filters()?;
@@ -157,7 +160,7 @@ fn all(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     report.must("without the second the others are there", left.len() == 2 && others);
     bench.rules.flush()?;
     report.must("a flush leaves none", bench.filters()?.is_empty());
-    let again: Vec<FlowId> = Result::from(make(bench))?;
+    let again = make_all(bench)?;
     report.must("names are not given twice", again.iter().all(|id| !ids.contains(id)));
     bench.rules.flush()?;
     Ok(())
@@ -176,9 +179,7 @@ fn probe(report: &mut Report, bench: &Bench) -> Result<(), Box<dyn Error>> {
 
 fn hold() -> Result<bool, Box<dyn Error>> {
     let bench = Bench::open()?;
-    for fate in Fate::ALL {
-        bench.rules.create(&fate.rule())?;
-    }
+    make_all(&bench)?;
     let filters = bench.filters()?.len();
     println!("holds {filters} filters on {TAP} in {}", bench.namespace.name());
     loop {

@@ -81,6 +81,16 @@ impl FlowPlane {
         self.model().rules() - self.guards()
     }
 
+    /// Whether the NIC tells how many packets a direction had.
+    fn counts(&self, flow: FlowRef) -> bool {
+        let placed = self.offload.placed.get(&name(flow));
+        let count = placed.and_then(|placed| {
+            let rules = self.offload.ports.get(placed.port)?.rules().ok()?;
+            rules.count(placed.rule?, false).ok()
+        });
+        count.is_some_and(|count| count.packets.is_some())
+    }
+
     fn guards(&self) -> usize {
         let forms = self.offload.ports.iter().filter_map(|port| port.capabilities.form.as_ref());
         forms.map(|form| encode::guards(form, 0).len()).sum()
@@ -148,7 +158,8 @@ impl Air for FlowPlane {
                 let headers = parse(&packet, port).expect("a packet that can be read");
                 let way = packet[5] - 10;
                 assert_eq!(u16::from(way & 1), port, "by another port than its next hop's");
-                ByNic::Sent(Sent { tuple: headers.key.tuple(), way })
+                let sent = Sent { tuple: headers.key.tuple(), way };
+                ByNic::Sent { sent, counted: self.flow(&key).is_some_and(|flow| self.counts(flow)) }
             }
             other => panic!("{other:?}"),
         }
@@ -159,7 +170,7 @@ impl Air for FlowPlane {
         let entry = self.table.entry(slot);
         entry.count(60, now as u32);
         if entry.packets().is_multiple_of(TELL) {
-            self.offload.consider(Told { flow, ttl: 64 });
+            self.offload.consider(Told { flow, ttl: 64, worker: 0 });
         }
     }
 

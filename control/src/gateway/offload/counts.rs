@@ -86,6 +86,11 @@ impl Offload {
     pub(super) fn read_counter(&mut self, name: Name, now: u64) {
         let Some(placed) = self.placed.get_mut(&name) else { return };
         let (Some(rule), Some(port)) = (placed.rule, self.ports.get_mut(placed.port)) else { return };
+        if port.marks() {
+            // Workers count.
+            let packets = self.table.resolve(placed.flow).map(|slot| self.table.entry(slot).packets());
+            return port.scheduler.counted(name, packets.unwrap_or(0), now);
+        }
         let Ok(count) = port.rules().and_then(|rules| rules.count(rule, false)) else { return };
         let packets = placed.before.0 + count.packets.unwrap_or(0);
         if packets > placed.counted.packets {

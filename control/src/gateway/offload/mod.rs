@@ -8,6 +8,7 @@
 mod agreement;
 mod audit;
 mod counts;
+mod marks;
 mod orders;
 mod port;
 mod setup;
@@ -69,6 +70,10 @@ struct Placed {
     flow: FlowRef,
     /// Of its ingress.
     port: usize,
+    /// The worker that carries it, and polls the queue of the same number.
+    worker: u16,
+    /// It is gone from the table.
+    ended: bool,
     key: Key,
     /// That its packets came in with, when last told of.
     ttl: u8,
@@ -212,10 +217,14 @@ impl Offload {
             return;
         }
         let port = usize::from(self.contexts.get(entry.context()).port());
-        let Some(rules) = self.ports.get_mut(port).filter(|port| port.carries()) else { return };
+        let Some(rules) = self.ports.get_mut(port).filter(|port| port.carries() || port.marks()) else {
+            return;
+        };
         let placed = self.placed.entry(name(flow)).or_insert_with(|| Placed {
             flow,
             port,
+            worker: told.worker,
+            ended: false,
             key: entry.key(),
             ttl: told.ttl,
             rule: None,
@@ -228,7 +237,7 @@ impl Offload {
         });
         // It left when its packets began to come in elsewhere.
         if placed.rule.is_none() {
-            (placed.port, placed.ttl) = (port, told.ttl);
+            (placed.port, placed.ttl, placed.worker) = (port, told.ttl, told.worker);
         }
         rules.scheduler.counted(name(flow), entry.packets() + placed.counted.packets, now);
     }
@@ -285,6 +294,9 @@ impl Offload {
 
     /// The port that a direction comes in by, and its rules as testpmd takes them, or why there are none.
     pub(super) fn rules_of(&self, flow: FlowRef) -> Result<(usize, Vec<String>), String> {
+        if let Some(printed) = self.mark_printed(flow) {
+            return printed.map_err(|error| error.to_string());
+        }
         // Where its packets' TTL was not told of: what most hosts send.
         let ttl = self.placed.get(&name(flow)).map_or(64, |placed| placed.ttl);
         let (port, flow) = self.derive(flow).map_err(|error| error.to_string())?;
@@ -293,9 +305,9 @@ impl Offload {
         rules.printed(flow, &ids, ttl).map(|printed| (port, printed)).map_err(|error| error.to_string())
     }
 
-    /// Whether the direction has a rule that is made.
+    /// Whether the direction has a rule, made, by which the NIC carries it.
     pub(super) fn has(&self, flow: FlowRef) -> bool {
-        self.placed.get(&name(flow)).is_some_and(|placed| placed.is_in)
+        self.placed.get(&name(flow)).is_some_and(|placed| placed.is_in && !self.only_marks(placed.port))
     }
 
     /// Where the scheduler has it, and why not further.

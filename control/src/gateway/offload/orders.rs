@@ -64,6 +64,7 @@ impl Offload {
                     // A worker may have moved it meanwhile: out again, with the next orders.
                     if let Some(flow) = self.placed.get(&name).map(|placed| placed.flow)
                         && !self.flies(flow)
+                        && !self.only_marks(port)
                         && let Some(rules) = self.ports.get_mut(port)
                     {
                         rules.scheduler.leave(name);
@@ -120,7 +121,10 @@ impl Offload {
                     self.table.resolve(placed.flow).map_or(0, |slot| self.table.entry(slot).packets());
                 placed.looked = Looked::after(by_workers);
                 self.to_count.push_back((now, name, rule));
-                self.audit.add(name, rule, now);
+                // A mark that is wrong does no harm, and is counted by workers.
+                if !self.only_marks(port) {
+                    self.audit.add(name, rule, now);
+                }
             }
         }
         if let Some(rules) = self.ports.get_mut(port) {
@@ -134,6 +138,9 @@ impl Offload {
         let Some(placed) = self.placed.get(&name) else { return Err(cannot("the direction is gone")) };
         if !self.flies(placed.flow) {
             return Err(cannot("the direction does not fly"));
+        }
+        if self.only_marks(port) {
+            return self.mark_rule(port, placed);
         }
         let (comes_in_by, flow) = self.derive(placed.flow)?;
         if comes_in_by != port {
@@ -196,13 +203,25 @@ impl Offload {
     /// A direction that was to leave has no rule any more.
     fn is_free(&mut self, name: Name) {
         let Some(placed) = self.placed.get(&name) else { return };
-        if self.haunted.remove(&placed.key).is_some() {
+        if placed.ended {
+            if !self.only_marks(placed.port) {
+                self.haunted.remove(&placed.key);
+            }
             self.placed.remove(&name);
         }
     }
 
     /// A direction must not be in the NIC from here on. `false`: the NIC has not let go of it yet.
+    ///
+    /// Rules that mark stay: their packets come to workers, which judge them as all others.
     pub(in crate::gateway) fn leave(&mut self, flow: FlowRef) -> bool {
+        let Some(port) = self.placed.get(&name(flow)).map(|placed| placed.port) else { return true };
+        self.only_marks(port) || self.take_out(flow)
+    }
+
+    /// A direction is to have no rule from here on, not even one that marks: another one's packets are its own, or none.
+    /// `false`: the NIC has not let go of it yet.
+    pub(in crate::gateway) fn take_out(&mut self, flow: FlowRef) -> bool {
         let name = name(flow);
         let Some(port) = self.placed.get(&name).map(|placed| placed.port) else { return true };
         let Some(rules) = self.ports.get_mut(port) else { return true };
@@ -221,15 +240,20 @@ impl Offload {
         // Nobody needs to wait: until the NIC has let go of its tuple, that is nobody else's.
         let free = match self.ports.get_mut(port) {
             Some(rules) if rule.is_some_and(FlowId::is_queued) => rules.scheduler.leave(name),
-            _ => self.leave(flow),
+            _ => self.take_out(flow),
         };
         if free {
             self.forget(name);
             return;
         }
         self.count_as(name, false);
-        if let Some(placed) = self.placed.get(&name) {
-            self.haunted.insert(placed.key, placed.port);
+        // A mark that is left over leads nowhere.
+        let only_marks = self.only_marks(port);
+        if let Some(placed) = self.placed.get_mut(&name) {
+            placed.ended = true;
+            if !only_marks {
+                self.haunted.insert(placed.key, placed.port);
+            }
         }
     }
 

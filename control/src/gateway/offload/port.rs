@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use dataplane::dpdk::flow_rule::{FlowError, FlowId, FlowRule, FlowRules};
-use dataplane::flow::Key;
+use dataplane::flow::{Key, Mark};
 use dataplane::hardware::model::Nic;
-use dataplane::hardware::probe::{Capabilities, Probe, Unreachable};
+use dataplane::hardware::probe::{Capabilities, Marks, Probe, Unreachable};
 use dataplane::hardware::scheduler::{Order, Policy, Scheduler};
 use dataplane::hardware::{Domain, Egress, Fields, Form, HardwareFlow, Tier, Ttl, encode, print};
 
@@ -27,6 +27,12 @@ pub(in crate::gateway) struct PortRules {
     guards: Vec<FlowId>,
     /// In which rules are made; none if none are.
     form: Option<Form>,
+    /// How packets are marked; none where they are not.
+    marks: Option<Marks>,
+    /// Nobody has seen a mark of this port yet.
+    on_trial: bool,
+    /// The most rules, but for a trial.
+    most: usize,
     site: Option<Site>,
     pub(in crate::gateway) waits: PortWaits,
     /// What differed since the start.
@@ -58,14 +64,21 @@ pub(super) struct Site {
     pub(super) queues: Vec<u16>,
 }
 
+/// Why a port has few rules.
+const TRIAL: &str =
+    "no packet could be sent into the port: one flow is marked, and others are when its marks have come";
+
 impl PortRules {
     /// A port on which rules are made if they were proved to do what they should.
     pub(super) fn new(id: u16, rules: FlowRules, mut capabilities: Capabilities, policy: Policy) -> Self {
         let (form, guards) = settle(id, &rules, &mut capabilities);
         let under_way = UnderWay::new(rules.queues());
         let policy = under_way.within(policy);
-        let rules = form.is_some().then_some(rules);
-        Self {
+        // A mark that is wrong does no harm, so that it needs no canary.
+        let marks = capabilities.marks.clone();
+        let on_trial = marks.is_some() && !capabilities.proved;
+        let rules = (form.is_some() || marks.is_some()).then_some(rules);
+        let mut port = Self {
             id,
             rules,
             guards,
@@ -73,9 +86,38 @@ impl PortRules {
             scheduler: Scheduler::new(policy),
             under_way,
             form,
+            marks,
+            on_trial: false,
+            most: policy.capacity,
             site: None,
             waits: PortWaits::default(),
             differences: HardwareAudit::default(),
+        };
+        if on_trial {
+            port.put_on_trial();
+        }
+        port
+    }
+
+    /// Nobody has seen a mark yet: there is one rule until one has come.
+    pub(super) fn put_on_trial(&mut self) {
+        self.on_trial = true;
+        self.scheduler.set_capacity(1);
+        self.capabilities.findings.insert(0, TRIAL.to_owned());
+    }
+
+    /// Whether nobody has seen a mark of this port yet.
+    pub(super) const fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    /// Workers have found so many flows by marks of this port.
+    pub(super) fn marks_came(&mut self, found: u64) {
+        if self.on_trial && found > 0 {
+            self.on_trial = false;
+            self.scheduler.set_capacity(self.most);
+            self.capabilities.proved = true;
+            self.capabilities.findings.retain(|finding| finding != TRIAL);
         }
     }
 
@@ -122,6 +164,11 @@ impl PortRules {
         self.form.is_some()
     }
 
+    /// Whether packets of hot flows are marked.
+    pub(in crate::gateway) const fn marks(&self) -> bool {
+        self.marks.is_some()
+    }
+
     /// Whether each rule is for packets with one TTL.
     pub(super) fn for_one_ttl(&self) -> bool {
         self.form.as_ref().is_some_and(|form| !form.is_guarded())
@@ -132,7 +179,7 @@ impl PortRules {
         self.rules = None;
         self.under_way.clear();
         self.guards.clear();
-        if self.form.take().is_some() {
+        if self.form.take().is_some() | self.marks.take().is_some() {
             self.capabilities.findings.insert(0, "the device is gone".to_owned());
         }
     }
@@ -182,6 +229,33 @@ impl PortRules {
             return Err(cannot("the port changes no VLAN tags"));
         }
         Ok(encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
+    }
+
+    /// The rule that marks a direction's packets, for testpmd.
+    pub(super) fn mark_printed(
+        &self,
+        flow: HardwareFlow,
+        mark: Mark,
+        worker: u16,
+    ) -> Result<String, FlowError> {
+        self.mark_rule(flow, mark, worker).map(|rule| print::testpmd(self.id, &rule))
+    }
+
+    /// The rule that marks a direction's packets, which the worker of this number receives.
+    pub(super) fn mark_rule(
+        &self,
+        mut flow: HardwareFlow,
+        mark: Mark,
+        worker: u16,
+    ) -> Result<FlowRule, FlowError> {
+        let Some(Marks { queues, to_one }) = &self.marks else {
+            return Err(cannot("the port marks no packets"));
+        };
+        (flow.port, flow.egress) = (self.id, self.id);
+        // The queue by which its packets come now; a port that takes no single one spreads them as before.
+        let own = queues.get(usize::from(worker)).map(std::slice::from_ref);
+        let queues = own.filter(|_| *to_one).unwrap_or(queues);
+        Ok(encode::mark(&flow, mark.to_bits(), queues))
     }
 
     /// Guards and rule of a direction for testpmd; on a port that carries none, as others would take them.

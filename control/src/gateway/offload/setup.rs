@@ -92,7 +92,7 @@ pub(in crate::gateway) fn prepare(
             let probe = Probe { rules: &rules, port: device.id(), mac, egress, queues };
             match &model {
                 Some(nic) => probe.run(&mut &**nic),
-                None => probe.run(&mut Unreachable),
+                None => delivered(probe.run(&mut Unreachable), device.marks_refused()),
             }
         };
         capabilities.findings.extend(no_queues);
@@ -104,9 +104,22 @@ pub(in crate::gateway) fn prepare(
         );
         found.push(PortRules::new(device.id(), rules, capabilities, policy(hardware)).at(site));
     }
-    let hot =
-        if found.iter().any(PortRules::carries) { Hot::every(notice(hardware)) } else { Hot::default() };
+    for worker in queues.iter_mut() {
+        for (port, rules) in worker.iter_mut().zip(&found) {
+            port.marks = rules.marks();
+        }
+    }
+    let used = found.iter().any(|port| port.carries() || port.marks());
+    let hot = if used { Hot::every(notice(hardware)) } else { Hot::default() };
     Ok(Hardware { ports: found, hot, model })
+}
+
+/// Marks that do not reach software are none.
+fn delivered(found: Capabilities, refused: Option<String>) -> Capabilities {
+    match refused {
+        Some(why) if found.marks.is_some() => Capabilities::nothing(vec![format!("marks: {why}")]),
+        _ => found,
+    }
 }
 
 fn policy(hardware: &HardwareConfig) -> Policy {

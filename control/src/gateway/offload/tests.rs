@@ -37,13 +37,13 @@ fn tuples(number: u8) -> [Key; 2] {
 }
 
 /// Rules one by one, and through queues.
-const WAYS: [bool; 2] = [false, true];
+pub(super) const WAYS: [bool; 2] = [false, true];
 
-struct Rig {
-    plane: FlowPlane,
-    nic: Arc<Nic>,
+pub(super) struct Rig {
+    pub(super) plane: FlowPlane,
+    pub(super) nic: Arc<Nic>,
     guards: usize,
-    flows: HashMap<u8, [FlowRef; 2]>,
+    pub(super) flows: HashMap<u8, [FlowRef; 2]>,
     now: u64,
     /// Rules that the NIC was made to forget.
     lost: HashSet<(usize, u64)>,
@@ -58,7 +58,12 @@ impl Rig {
 
     fn with(by_queue: bool, knobs: Knobs) -> Self {
         let Knobs { queues_alone, groups, .. } = knobs;
-        let nic = Nic::new(&PORTS, 1, Knobs { queues_alone, groups, ..Knobs::default() });
+        Self::probed(by_queue, Knobs { queues_alone, groups, ..Knobs::default() }, knobs)
+    }
+
+    /// Before a NIC that behaved otherwise when it was probed.
+    pub(super) fn probed(by_queue: bool, at_start: Knobs, knobs: Knobs) -> Self {
+        let nic = Nic::new(&PORTS, 1, at_start);
         let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
         let port = |id: u16| {
             let mut rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
@@ -98,7 +103,7 @@ impl Rig {
         Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new(), ttl: 64 }
     }
 
-    fn insert(&mut self, number: u8) -> bool {
+    pub(super) fn insert(&mut self, number: u8) -> bool {
         let [orig, reply] = tuples(number);
         match self.plane.insert(&orig, &reply, number.into()) {
             Ok(flows) => self.flows.insert(number, flows).is_none(),
@@ -106,19 +111,19 @@ impl Rig {
         }
     }
 
-    fn remove(&mut self, number: u8) {
+    pub(super) fn remove(&mut self, number: u8) {
         if let Some(flows) = self.flows.remove(&number) {
             self.plane.remove(flows);
         }
     }
 
     /// The kernel has forwarded the longest packet that can come.
-    fn prove(&mut self, number: u8, dir: usize) {
+    pub(super) fn prove(&mut self, number: u8, dir: usize) {
         self.prove_by(number, dir, dir as u16);
     }
 
     /// It came in by this port.
-    fn prove_by(&mut self, number: u8, dir: usize, port: u16) {
+    pub(super) fn prove_by(&mut self, number: u8, dir: usize, port: u16) {
         let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
         let mut frame = [0_u8; 60];
         frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
@@ -139,7 +144,7 @@ impl Rig {
     }
 
     /// Workers carry so many packets that the direction is hot, and tell of it.
-    fn heat(&mut self, number: u8, dir: usize) {
+    pub(super) fn heat(&mut self, number: u8, dir: usize) {
         for _ in 0..2 {
             self.count(number, dir);
             self.pass(200);
@@ -154,16 +159,16 @@ impl Rig {
                 self.plane.table.entry(slot).count(100, self.now as u32);
             }
         }
-        self.plane.offload.consider(Told { flow, ttl: self.ttl });
+        self.plane.offload.consider(Told { flow, ttl: self.ttl, worker: 0 });
     }
 
-    fn pass(&mut self, millis: u64) {
+    pub(super) fn pass(&mut self, millis: u64) {
         self.now += millis;
         self.plane.offload.tick(self.now);
         self.plane.reclaim();
     }
 
-    fn rules(&self) -> usize {
+    pub(super) fn rules(&self) -> usize {
         self.nic.rules() - self.guards
     }
 
@@ -378,7 +383,7 @@ fn no_rule_stays_behind() {
 }
 
 /// A packet of the original direction.
-fn frame_of(number: u8) -> Vec<u8> {
+pub(super) fn frame_of(number: u8) -> Vec<u8> {
     let mut frame = vec![0; 14 + 28];
     frame[..6].copy_from_slice(&GATEWAY);
     frame[12..14].copy_from_slice(&[8, 0]);

@@ -13,8 +13,8 @@ use crate::tracker::{Millis, Plane};
 pub(crate) enum ByNic {
     /// It gave it to software.
     Software,
-    /// It sent it on.
-    Sent(Sent),
+    /// It sent it on; `counted`: and can tell.
+    Sent { sent: Sent, counted: bool },
     /// A rule took it that the NIC does not let go of, which is known.
     Astray,
 }

@@ -161,7 +161,10 @@ impl<A: Air> World<A> {
     fn received(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind) {
         match self.plane.nic(direction, &tuple, kind) {
             ByNic::Software => {}
-            ByNic::Sent(sent) => return self.carried_by_nic(tuple, direction, kind, sent),
+            ByNic::Sent { sent, counted } => {
+                assert_eq!(kind, Kind::Data, "the NIC carried what is for software");
+                return self.carried_by_nic(tuple, direction, sent, counted);
+            }
             ByNic::Astray => {
                 // It counts, and so seems to live.
                 self.kernel.hit(&tuple, None);
@@ -224,17 +227,19 @@ impl<A: Air> World<A> {
         self.delivered(sent);
     }
 
-    fn carried_by_nic(&mut self, tuple: FiveTuple, direction: Direction, kind: Kind, sent: Sent) {
+    fn carried_by_nic(&mut self, tuple: FiveTuple, direction: Direction, sent: Sent, counted: bool) {
         self.by_nic += 1;
-        assert_eq!(kind, Kind::Data, "the NIC carried what is for software");
         let flow = Key::from_tuple(&tuple).and_then(|key| self.plane.find(&key));
         let flow = flow.unwrap_or_else(|| panic!("the NIC carried a packet of nobody's: {tuple:?}"));
         let state = self.plane.state(flow);
         // A worker that sees a FIN says so at once; control hears of it later.
         assert!(matches!(state, EntryState::Software | EntryState::Closing), "in the NIC while {state:?}");
         assert_eq!(self.may_fly(flow), sent, "the NIC carried it elsewhere");
-        if state == EntryState::Software {
-            self.kernel.flew(self.now, direction, &tuple);
+        match state {
+            // What nobody counts keeps nothing alive, until it is counted after all.
+            EntryState::Software if !counted => self.kernel.hit(&tuple, None),
+            EntryState::Software => self.kernel.flew(self.now, direction, &tuple),
+            _ => {}
         }
         self.delivered(sent);
     }

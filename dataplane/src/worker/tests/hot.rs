@@ -21,7 +21,7 @@ fn a_direction_is_told_of_with_the_ttl_that_its_packets_come_in_with() {
         assert_eq!(rig.link().hot.pop(), None);
         rig.arrive(0, &[frame(3), frame(4), frame(5), frame(6)]);
         rig.rounds();
-        assert_eq!(rig.link().hot.pop(), Some(Told { flow: busy.flows[0], ttl }));
+        assert_eq!(rig.link().hot.pop(), Some(Told { flow: busy.flows[0], ttl, worker: 0 }));
         assert_eq!(rig.link().hot.pop(), None);
         assert_eq!(rig.sent(1).len(), 6);
         rig.finish();
@@ -42,7 +42,7 @@ fn the_ip_header_is_found_behind_tags() {
     rig.writer.set_forwarding(slot, context, adjacency, 0);
     rig.arrive(0, &[connection.frame(1).with(|f| f.ttl = 99)]);
     rig.rounds();
-    assert_eq!(rig.link().hot.pop(), Some(Told { flow: connection.flows[0], ttl: 99 }));
+    assert_eq!(rig.link().hot.pop(), Some(Told { flow: connection.flows[0], ttl: 99, worker: 0 }));
     assert_eq!(rig.sent(1).len(), 1);
     rig.finish();
 }
