@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dataplane::dpdk::flow_rule::{FlowEngine, FlowRules};
+use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
 use dataplane::flow::{FiveTuple, Placement, TableConfig, UDP};
 use dataplane::hardware::encode;
 use dataplane::hardware::model::{Call, Counters, Knobs, Latency, Outcome, Stuck};
@@ -38,8 +38,13 @@ const READ_EVERY: Millis = 600;
 fn plane_on(nic: &Arc<Nic>) -> FlowPlane {
     let hotness = Hotness { hot: HOT, cold: HOT / 10, retry: 500, retry_most: 2_000, ..Hotness::default() };
     let port = |id: u16| {
-        let rules = FlowRules::of_engine(Arc::clone(nic) as Arc<dyn FlowEngine>, id);
+        let mut rules = FlowRules::of_engine(Arc::clone(nic) as Arc<dyn FlowEngine>, id);
         rules.flush().expect("what was left behind goes");
+        // One port with queues, one without.
+        if id == PORTS[0] {
+            let queues = FlowQueues { queues: 2, depth: 4, rules: 64 };
+            rules.configure(&queues).expect("the model has queues");
+        }
         let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
         let found = probe.run(&mut &**nic);
         PortRules::new(id, rules, found, hotness)
@@ -52,6 +57,7 @@ fn plane_on(nic: &Arc<Nic>) -> FlowPlane {
         AdjacencyTable::create(ROOM, table.qsbr(), placement).expect("memory");
     let (context_table, contexts) = ContextTable::create(table.qsbr(), placement).expect("memory");
     let mut offload = Offload::new(hardware, (&table, &context_table, &adjacency_table));
+    offload.set_patience(Duration::from_micros(100), Duration::from_millis(1));
     let lengths = PortLengths { may_come: LONGEST, may_leave_by: HashMap::new() };
     offload.set_lengths(vec![lengths.clone(), lengths]);
     let epoch = Arc::new(AtomicU32::new(0));
@@ -146,7 +152,7 @@ impl Air for FlowPlane {
                 let key = Key::from_tuple(tuple).expect("one family");
                 let stays = |flow| self.offload.why_not(flow).is_some_and(|why| why.starts_with("still in"));
                 let is_known = self.flow(&key).is_some_and(stays);
-                if self.offload.is_haunted(&key) || is_known {
+                if self.offload.haunted.contains_key(&key) || is_known {
                     return ByNic::Astray;
                 }
                 let headers = parse(&packet, port).expect("a packet that can be read");
@@ -180,6 +186,9 @@ impl Air for FlowPlane {
 
     fn pass(&mut self, now: Millis) {
         self.offload.tick(now);
+        for flow in self.offload.due_for_audit(now) {
+            self.offload.look(flow, true, now);
+        }
         self.reclaim();
     }
 
@@ -204,6 +213,7 @@ enum Fault {
     Full(usize),
     Refuses(Call),
     Slow(u64),
+    OutOfOrder,
     NoCounts,
 }
 
@@ -222,6 +232,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Fault::Refuses(Call::Destroy)),
         1 => Just(Fault::Refuses(Call::Query)),
         1 => (0..500_u64).prop_map(Fault::Slow),
+        1 => Just(Fault::Refuses(Call::Complete)),
+        1 => Just(Fault::Refuses(Call::Enqueue)),
+        1 => Just(Fault::OutOfOrder),
         1 => Just(Fault::NoCounts),
     ];
     let event = prop_oneof![5 => step().prop_map(Event::World), 1 => fault.prop_map(Event::Nic)];
@@ -239,6 +252,7 @@ fn happens(world: &mut World<FlowPlane>, event: Event) {
                 Fault::Full(room) => knobs.capacity = guards + room,
                 Fault::Refuses(call) => knobs.refusals = vec![(call, Errno::EIO)],
                 Fault::Slow(millis) => knobs.latency = Latency { millis, packets: 0 },
+                Fault::OutOfOrder => knobs.out_of_order = true,
                 Fault::NoCounts => knobs.counters = Counters::Missing,
             });
         }

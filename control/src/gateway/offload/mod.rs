@@ -313,9 +313,13 @@ impl Offload {
     /// Where the scheduler has it, and why not further.
     pub(super) fn why_not(&self, flow: FlowRef) -> Option<String> {
         let placed = self.placed.get(&name(flow))?;
-        match self.ports.get(placed.port)?.scheduler.whereabouts(name(flow)) {
+        let scheduler = &self.ports.get(placed.port)?.scheduler;
+        match scheduler.whereabouts(name(flow)) {
             Whereabouts::PutOff(_, error) => Some(format!("not in the NIC: {error}")),
             Whereabouts::ComingOut(Some(error)) => Some(format!("still in the NIC: {error}")),
+            Whereabouts::ComingOut(None) | Whereabouts::GoingIn if scheduler.is_leaving(name(flow)) => {
+                Some("still in the NIC: its rule is being removed".to_owned())
+            }
             _ => None,
         }
     }

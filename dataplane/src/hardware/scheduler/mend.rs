@@ -4,6 +4,11 @@ use super::{Name, Scheduler, Stage};
 use crate::dpdk::flow_rule::FlowError;
 
 impl<K: Name> Scheduler<K> {
+    /// Whether a direction was told to leave, and has a rule or may have.
+    pub fn is_leaving(&self, name: K) -> bool {
+        self.directions.get(&name).is_some_and(|direction| direction.leaving)
+    }
+
     /// An order could not be given, as the NIC has no room for it at this moment. It will be given again.
     pub fn not_begun(&mut self, name: K) {
         let Some(mut direction) = self.directions.get(&name).cloned() else { return };
