@@ -100,6 +100,40 @@ fn a_slot_is_reused_behind_nobodys_back() {
     });
 }
 
+/// Follows a mark as a worker does, for a packet of this connection. What is found must be all of it.
+fn look_at(table: &FlowTable, mark: Mark, number: u32) -> bool {
+    let (orig, reply) = connection(number);
+    let mut lookup = Lookup::default();
+    table.v4.follow(0, mark, &mut lookup);
+    let Some((index, entry)) = table.v4.marked_guess(0, &orig, &lookup) else { return false };
+    assert_eq!(Slot::v4(index).index4(), mark.index() as usize);
+    assert_eq!((entry.view().key(), entry.view().leaves_as()), (Key::V4(orig), Key::V4(reply).inverted()));
+    true
+}
+
+#[test]
+fn a_mark_leads_to_its_flow_whole_or_nowhere() {
+    model(3, || {
+        let (table, mut writer) = table();
+        let next = successor(&table);
+        let flows = insert(&mut writer, 1);
+        let mark = Mark::of(flows[0].slot).expect("a mark");
+        let place = table.qsbr().register().expect("a place");
+        let reader = thread::spawn(move || {
+            look_at(&table, mark, 1);
+            place.quiescent();
+            let (new, old) = (look_at(&table, mark, next), look_at(&table, mark, 1));
+            assert!(!(new && old), "one flow at a time");
+        });
+        writer.remove_pair(flows);
+        writer.reclaim();
+        let reused = insert(&mut writer, next);
+        reader.join().expect("reader");
+        assert!(!look_at(writer.table(), mark, 1));
+        assert_eq!(look_at(writer.table(), mark, next), reused[0].slot == flows[0].slot);
+    });
+}
+
 #[test]
 fn a_worker_and_control_change_one_word() {
     model(3, || {

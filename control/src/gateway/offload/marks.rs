@@ -207,6 +207,53 @@ mod tests {
         assert!(!rig.plane.offload.has_trials());
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 200, ..Default::default() })]
+
+        #[test]
+        fn whatever_happens_every_rule_is_known_and_goes_with_its_flow(
+            events in proptest::collection::vec((0..12_u8, 0..4_u8, 0..2_usize), 1..60),
+        ) {
+            const STATES: [EntryState; 3] = [EntryState::Candidate, EntryState::Probing, EntryState::Closing];
+            let mut rig = rig();
+            for (event, number, dir) in events {
+                let fault = |change: fn(&mut Knobs)| {
+                    rig.nic.set(|knobs| {
+                        *knobs = Knobs { tier: Tier::Assist, ..Knobs::default() };
+                        change(knobs);
+                    });
+                };
+                match event {
+                    0 | 1 => drop(rig.insert(number)),
+                    2 => rig.remove(number),
+                    3 | 4 => rig.prove_by(number, dir, u16::from(number) % 2),
+                    5..8 => rig.heat(number, dir),
+                    8 => {
+                        if let Some(flow) = rig.flows.get(&number).map(|flows| flows[dir]) {
+                            rig.plane.set_state(flow, STATES[usize::from(number) % STATES.len()]);
+                        }
+                    }
+                    9 => rig.pass(u64::from(number) * 1_000),
+                    10 => fault(|knobs| knobs.stuck = Stuck::Refuses),
+                    _ => fault(|knobs| knobs.capacity = 1),
+                }
+                let offload = &rig.plane.offload;
+                let with_rule = offload.placed.values().filter(|placed| placed.rule.is_some()).count();
+                proptest::prop_assert_eq!(with_rule, rig.rules());
+                proptest::prop_assert!(offload.haunted.is_empty());
+            }
+            rig.nic.set(|knobs| *knobs = Knobs { tier: Tier::Assist, ..Knobs::default() });
+            for number in 0..4 {
+                rig.remove(number);
+            }
+            // Rules that would not go are tried again later and later.
+            for _ in 0..30 {
+                rig.pass(1_000);
+            }
+            proptest::prop_assert!(rig.rules() == 0 && rig.plane.offload.placed.is_empty());
+        }
+    }
+
     #[test]
     fn no_rule_stays_behind() {
         let (rig, _) = hot(1);
