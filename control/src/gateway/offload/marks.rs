@@ -215,7 +215,7 @@ mod tests {
             events in proptest::collection::vec((0..12_u8, 0..4_u8, 0..2_usize), 1..60),
         ) {
             const STATES: [EntryState; 3] = [EntryState::Candidate, EntryState::Probing, EntryState::Closing];
-            let mut rig = rig();
+            let mut rig = rig(false);
             for (event, number, dir) in events {
                 let fault = |change: fn(&mut Knobs)| {
                     rig.nic.set(|knobs| {
