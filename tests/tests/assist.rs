@@ -78,6 +78,9 @@ fn lookups_are_skipped_and_counted_and_nothing_else_is_different() -> Result<()>
         assert_eq!(after.counter("marks.missed")?, 0);
         let flow = gateway.flow("udp", pair.source_port())?;
         assert_eq!(flow.map(|flow| flow.state().to_owned()).as_deref(), Some("software"));
+        let from = format!("{CLIENT}:{}", pair.source_port());
+        let told = gateway.ask(&["explain", "udp", &from, &format!("{SERVER}:5000")])?;
+        assert_eq!(told.contains("the NIC marks its packets"), tier == "assist", "{told}");
         let shown = gateway.ask(&["hardware"])?;
         assert!(shown.contains(tier), "{shown}");
     }

@@ -73,9 +73,15 @@ impl Offload {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::flow::EntryState;
+    use std::sync::Arc;
+
+    use dataplane::dpdk::flow_rule::{FlowEngine, FlowRules};
+    use dataplane::flow::{EntryState, Key, Key4, Slot, UDP};
     use dataplane::hardware::Tier;
-    use dataplane::hardware::model::{Call, Knobs, Outcome, Stuck};
+    use dataplane::hardware::model::{Call, Knobs, Nic, Outcome, Stuck};
+    use dataplane::hardware::probe::Probe;
+    use dataplane::hardware::scheduler::Policy;
+    use dataplane::packet::Ingress;
     use nix::errno::Errno;
 
     use super::*;
@@ -118,6 +124,7 @@ mod tests {
             assert_eq!(marked(&rig, 2), None);
             let offload = &rig.plane.offload;
             assert!(!offload.has(flow) && offload.carried() == 0, "workers carry it");
+            assert!(offload.why_not(flow).is_some_and(|why| why.contains("marks its packets")));
             let (port, rules) = offload.rules_of(flow).expect("rules");
             let is_mark = rules[0].contains(" mark id ") && rules[0].contains(" queue index 0");
             assert!(port == 0 && is_mark, "{rules:?}");
@@ -125,6 +132,29 @@ mod tests {
             rig.pass(100);
             assert_eq!((rig.rules(), rig.plane.offload.placed.len()), (0, 0));
         }
+    }
+
+    #[test]
+    fn packets_stay_with_the_worker_that_has_them() {
+        let nic = Nic::new(&[0, 1], 3, Knobs { tier: Tier::Assist, ..Knobs::default() });
+        let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, 0);
+        let queues = vec![0, 1, 2];
+        let found = Probe { rules: &rules, port: 0, mac: [2; 6], egress: 1, queues }.run(&mut &*nic);
+        let mut port = PortRules::new(0, rules, found, Policy::default());
+        let key = Key4 { src: 1, dst: 2, ports: 3, proto: UDP.into() };
+        let flow = HardwareFlow::seen(Ingress::untagged(0, [2; 6]), Key::V4(key)).expect("can be told");
+        let mark = Mark::of(Slot::from_bits(7).expect("a slot")).expect("a mark");
+        for worker in [0, 2] {
+            let printed = port.mark_printed(flow.clone(), mark, worker).expect("a rule");
+            assert!(
+                printed.contains(&format!("mark id {} / queue index {worker} /", mark.to_bits())),
+                "{printed}"
+            );
+        }
+        // Where a rule can't send to one queue, it spreads as the port does.
+        port.marks_by_hash();
+        let printed = port.mark_printed(flow, mark, 2).expect("a rule");
+        assert!(printed.contains(" / rss ") && printed.contains("queues 0 1 2"), "{printed}");
     }
 
     #[test]
@@ -257,7 +287,7 @@ mod tests {
     #[test]
     fn no_rule_stays_behind() {
         let (rig, _) = hot(1);
-        let nic = std::sync::Arc::clone(&rig.nic);
+        let nic = Arc::clone(&rig.nic);
         drop(rig);
         assert_eq!(nic.rules(), 0);
     }

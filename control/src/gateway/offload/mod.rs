@@ -320,6 +320,9 @@ impl Offload {
             Whereabouts::ComingOut(None) | Whereabouts::GoingIn if scheduler.is_leaving(name(flow)) => {
                 Some("still in the NIC: its rule is being removed".to_owned())
             }
+            Whereabouts::Hardware if self.only_marks(placed.port) => {
+                Some("the NIC marks its packets: they are not looked up".to_owned())
+            }
             _ => None,
         }
     }

@@ -106,6 +106,14 @@ impl PortRules {
         self.capabilities.findings.insert(0, TRIAL.to_owned());
     }
 
+    /// As if a rule that marks could not send to one queue alone.
+    #[cfg(test)]
+    pub(super) fn marks_by_hash(&mut self) {
+        if let Some(marks) = &mut self.marks {
+            marks.to_one = false;
+        }
+    }
+
     /// Whether nobody has seen a mark of this port yet.
     pub(super) const fn is_on_trial(&self) -> bool {
         self.on_trial

@@ -51,7 +51,7 @@ impl Port {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::dpdk::error::Cause;
