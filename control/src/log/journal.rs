@@ -109,7 +109,7 @@ struct Short(String);
 impl Write for Short {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = LONGEST - self.0.len();
-        let end = text.floor_char_boundary(room);
+        let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         self.0.push_str(text.get(..end).unwrap_or_default());
         if end < text.len() { Err(fmt::Error) } else { Ok(()) }
     }
