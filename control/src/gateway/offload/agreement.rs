@@ -241,8 +241,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..60)
 }
 
-fn happens(world: &mut World<FlowPlane>, event: Event) {
-    match event {
+fn happens(world: &mut World<FlowPlane>, event: &Event) {
+    match *event {
         Event::World(step) => world.step(step),
         Event::Nic(fault) => {
             let guards = world.plane.guards();
@@ -268,7 +268,7 @@ proptest! {
     fn kernel_tracker_table_and_nic_agree(seed in any::<u64>(), events in events()) {
         let mut world = World::<FlowPlane>::new(seed, Policy::Established, None);
         for event in events {
-            happens(&mut world, event);
+            happens(&mut world, &event);
         }
         world.plane.fault(|_| {});
         world.settle_down();
