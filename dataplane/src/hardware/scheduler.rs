@@ -47,6 +47,8 @@ pub struct Policy {
     pub retry: u64,
     /// and at most so long.
     pub retry_most: u64,
+    /// A rule that does not go is tried to be removed at least so often: its packets go by it meanwhile.
+    pub removal_most: u64,
     /// Directions that wait for their turn, at most; and as many that are only watched.
     pub waiting: usize,
     /// A direction of which nothing was heard for so long is not put in.
@@ -66,6 +68,7 @@ impl Default for Policy {
             relearn: 10_000,
             retry: 1_000,
             retry_most: 300_000,
+            removal_most: 4_000,
             waiting: 1 << 16,
             forget: 3_000,
         }
@@ -262,7 +265,8 @@ impl<K: Name> Scheduler<K> {
                     if direction.rate >= self.policy.hot { Stage::Waiting } else { Stage::Watched };
             }
             Err(error) => {
-                let until = now.saturating_add(direction.put_off(self.policy.retry, self.policy.retry_most));
+                let most = self.policy.retry_most.min(self.policy.removal_most);
+                let until = now.saturating_add(direction.put_off(self.policy.retry, most));
                 direction.error = Some(error);
                 direction.stage = Stage::Doomed(until);
             }
