@@ -240,6 +240,9 @@ fn wrong_usage_is_2() {
         &["run", "-c", "x", "--log-level", "loud"],
         &["run", "-c", "x", "--log-format", "xml"],
         &["events", "--level", "debug"],
+        &["flows", "--sort", "colour"],
+        &["status", "--watch=0"],
+        &["events", "--watch"],
         &["top"],
         &["top", "--interval", "0"],
         &["events", "-n", "-1"],
@@ -340,6 +343,37 @@ fn events_are_shown_from_a_level_on_and_the_last_of_them() {
          \"fields\":{\"port\":\"wan0\"}}]\n"
     );
     assert_eq!(gateway.ask(&["events", "--level", "error"]), "");
+}
+
+#[test]
+fn flows_are_sorted_and_only_the_first_of_them_shown() {
+    let gateway = Gateway::start(600);
+    assert_eq!(gateway.ask(&["flows", "--sort", "bytes"]).lines().count(), 101);
+    assert_eq!(gateway.json(&["flows", "--sort", "age", "--limit", "7"]).as_array().map(Vec::len), Some(7));
+    let rated = gateway.json(&["flows", "--sort", "rate", "--limit", "1", "--proto", "udp"]);
+    assert_eq!((&rated[0]["proto"], &rated[0]["packets_per_s"]), (&Value::from("udp"), &Value::from(0.0)));
+    assert!(gateway.ask(&["flows", "--sort", "rate"]).starts_with("PKT/S  BIT/S  PROTO"));
+    // Without an order nothing is left out, and rates are nobody's business.
+    let all = gateway.json(&["flows"]);
+    assert_eq!((all.as_array().map(Vec::len), all[0].get("packets_per_s")), (Some(600), None));
+}
+
+#[test]
+fn what_is_watched_comes_again() {
+    let gateway = Gateway::start(3);
+    for arguments in [["status", "--json", "--watch"].as_slice(), &["flows", "--sort", "age", "--watch=1"]] {
+        let socket = gateway.socket();
+        let mut watcher = command(&[arguments, &["--socket", &socket]].concat())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(watcher.stdout.take().expect("a pipe")).lines();
+        let first = lines.next().expect("a line").expect("text");
+        assert!(lines.any(|line| line.is_ok_and(|line| line == first)), "{arguments:?}");
+        // Whoever reads has seen enough.
+        drop(lines);
+        assert_eq!(watcher.wait().expect("ended").code(), Some(0), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The live screen, on a terminal.
 
 use std::process::Command;
+use std::time::Duration;
 
 use lab::change::udp_pair;
 use lab::process::mortal;
 use lab::rules::HOME_ROUTER;
-use lab::{Lab, Plane, Result, turn, wait};
+use lab::{Lab, Plane, Result, turn, udp, wait};
+use serde_json::Value;
 
 #[test]
 fn the_screen_shows_what_flies_and_leaves_the_terminal_as_it_was() -> Result<()> {
@@ -33,6 +35,13 @@ fn the_screen_shows_what_flies_and_leaves_the_terminal_as_it_was() -> Result<()>
         let shown = screen.output();
         sent.is_ok() && shown.contains("software") && shown.contains(&port) && shown.contains("wan0")
     })?;
+    // Nobody else has packets: it is the first, and has a rate.
+    let stream = udp::Stream::start(&pair, Duration::from_millis(5), true)?;
+    let listed = gateway.ask(&["flows", "--sort", "rate", "--limit", "1", "--json"])?;
+    stream.finish();
+    let first: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(first[0]["orig"]["sport"], pair.source_port(), "{listed}");
+    assert!(first[0]["packets_per_s"].as_f64() > Some(10.0), "{listed}");
     std::fs::write(&enough, "q").expect("written");
     let ended = screen.wait(wait::PATIENCE)?;
     assert!(ended.success(), "{}", screen.errors());

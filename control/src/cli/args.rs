@@ -36,13 +36,13 @@ pub enum Command {
     /// What of this machine, its kernel and its ruleset keeps the running gateway from its best, and what mends it
     Doctor(DoctorArguments),
     /// The gateway at a glance: readiness, connections by state, packets by path
-    Status(Output),
+    Status(Shown),
     /// Ports and their twins: link, MAC, MTU, packets
-    Ports(Output),
+    Ports(Shown),
     /// Connections: both directions, state and why, packets, age
     Flows(FlowsArguments),
     /// Counters by worker, reason and punt thread
-    Stats(Output),
+    Stats(Shown),
     /// What has happened at the gateway, the last of it, and what happens
     Events(EventsArguments),
     /// What ports' hardware can do and does, and the rules of a connection
@@ -213,15 +213,36 @@ pub struct Output {
     pub json: bool,
 }
 
+/// How to print, and how often.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Shown {
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+    /// Again each second, or each so many seconds, until interrupted
+    #[arg(
+        long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+        value_parser = clap::value_parser!(u64).range(1..=86400)
+    )]
+    pub watch: Option<u64>,
+}
+
+impl Shown {
+    /// Between two looks; none for one alone.
+    pub fn pace(&self) -> Option<Duration> {
+        self.watch.map(Duration::from_secs)
+    }
+}
+
 /// `flyover hardware`
 #[derive(Args, Debug)]
 pub struct HardwareArguments {
     /// Show the rules of one connection instead, as testpmd takes them: `tcp 192.168.1.10:40000 192.0.2.1:443`
     #[arg(long, num_args = 3, value_names = ["PROTO", "SRC", "DST"])]
     pub rules: Vec<String>,
-    /// How to print.
+    /// How to print, and how often.
     #[command(flatten)]
-    pub output: Output,
+    pub shown: Shown,
 }
 
 impl HardwareArguments {
@@ -251,9 +272,9 @@ pub struct ExplainArguments {
     /// Where that packet is sent
     #[arg(value_name = "DST", value_parser = endpoint)]
     pub dst: SocketAddr,
-    /// How to print.
+    /// How to print, and how often.
     #[command(flatten)]
-    pub output: Output,
+    pub shown: Shown,
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, String> {
@@ -275,12 +296,30 @@ pub struct FlowsArguments {
     /// Only this state
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<FlowState>,
-    /// At most this many
+    /// At most this many; with --sort 100 unless said otherwise
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// How to print.
+    /// The first of all by this order, the most first
+    #[arg(long, value_name = "ORDER")]
+    pub sort: Option<Sort>,
+    /// How to print, and how often.
     #[command(flatten)]
-    pub output: Output,
+    pub shown: Shown,
+}
+
+/// By what connections are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Bits a second, over a second.
+    Rate,
+    /// Packets past the kernel.
+    Packets,
+    /// Bytes past the kernel.
+    Bytes,
+    /// How long they have been known.
+    Age,
+    /// How long they have had no packet.
+    Idle,
 }
 
 impl FlowsArguments {

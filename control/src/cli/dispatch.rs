@@ -1,13 +1,15 @@
 //! From the command line to what it asks for, and from failures to exit codes.
 
 use std::error::Error;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use super::args::{
     Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
-    HardwareArguments, RunArguments, Source,
+    HardwareArguments, RunArguments, Shown, Source,
 };
 use super::findings::{self, Finding, Severity};
 use super::{check, events, explain, flows, hardware, show, top};
@@ -58,18 +60,18 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         Command::Run(arguments) => start(&arguments, socket, run),
         Command::Check(arguments) => check_all(&arguments, socket),
         Command::Doctor(arguments) => doctor(&arguments, socket),
-        Command::Status(output) => {
-            answer(socket, &Request::Status {}, output.json, |out, status| show::status(out, &status))
+        Command::Status(shown) => {
+            answer(socket, &Request::Status {}, shown, |out, status| show::status(out, &status))
         }
-        Command::Ports(output) => {
-            answer(socket, &Request::Ports {}, output.json, |out, ports: Vec<_>| show::ports(out, &ports))
+        Command::Ports(shown) => {
+            answer(socket, &Request::Ports {}, shown, |out, ports: Vec<_>| show::ports(out, &ports))
         }
-        Command::Stats(output) => {
-            answer(socket, &Request::Stats {}, output.json, |out, stats| show::stats(out, &stats))
+        Command::Stats(shown) => {
+            answer(socket, &Request::Stats {}, shown, |out, stats| show::stats(out, &stats))
         }
-        Command::Explain(ExplainArguments { proto, src, dst, output }) => {
+        Command::Explain(ExplainArguments { proto, src, dst, shown }) => {
             let request = Request::Explain { proto, src, dst };
-            answer(socket, &request, output.json, |out, found| explain::show(out, &found))
+            answer(socket, &request, shown, |out, found| explain::show(out, &found))
         }
         Command::Hardware(arguments) => hardware_of(&arguments, socket),
         Command::Events(arguments) => events_of(&arguments, socket),
@@ -78,7 +80,9 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
             top::run(&socket, &arguments).map_err(Failure::from)
         }
         Command::Flows(arguments) => {
-            connect(socket).and_then(|client| print(|out| flows::show(client, &arguments, out)))
+            let pace = arguments.shown.pace();
+            connect(socket)
+                .and_then(|mut client| repeatedly(pace, |out| flows::show(&mut client, &arguments, out)))
         }
     };
     match outcome {
@@ -147,16 +151,32 @@ fn connect(socket: Option<PathBuf>) -> Result<Client, Failure> {
 fn answer<T: serde::de::DeserializeOwned>(
     socket: Option<PathBuf>,
     request: &Request,
-    json: bool,
-    show: impl FnOnce(&mut dyn Write, T) -> io::Result<()>,
+    shown: Shown,
+    show: impl Fn(&mut dyn Write, T) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let mut client = connect(socket)?;
-    if json {
-        let document = client.ask_raw(request)?;
-        print(|out| Ok(writeln!(out, "{document}")?))
-    } else {
-        let document = client.ask(request)?;
-        print(|out| Ok(show(out, document)?))
+    repeatedly(shown.pace(), |out| {
+        if shown.output.json {
+            Ok(writeln!(out, "{}", client.ask_raw(request)?)?)
+        } else {
+            Ok(show(out, client.ask(request)?)?)
+        }
+    })
+}
+
+/// Prints once, or again and again until interrupted: on a terminal in place of the last, else below it.
+fn repeatedly(
+    pace: Option<Duration>,
+    mut write: impl FnMut(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let Some(pace) = pace else { return print(write) };
+    let clear: &[u8] = if io::stdout().is_terminal() { b"\x1b[2J\x1b[H" } else { b"" };
+    loop {
+        // Whole before it is shown: half a picture is none.
+        let mut picture = clear.to_vec();
+        write(&mut picture)?;
+        print(|out| Ok(out.write_all(&picture)?))?;
+        thread::sleep(pace);
     }
 }
 
@@ -215,15 +235,15 @@ fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), 
 }
 
 fn hardware_of(arguments: &HardwareArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
-    let json = arguments.output.json;
+    let shown = arguments.shown;
     match arguments.connection() {
         None => {
-            answer(socket, &Request::Hardware {}, json, |out, ports: Vec<_>| hardware::ports(out, &ports))
+            answer(socket, &Request::Hardware {}, shown, |out, ports: Vec<_>| hardware::ports(out, &ports))
         }
         Some(Err(message)) => Err(Failure::Usage(message)),
         Some(Ok((proto, src, dst))) => {
             let request = Request::Rules { proto, src, dst };
-            answer(socket, &request, json, |out, rules: Vec<_>| hardware::rules(out, &rules))
+            answer(socket, &request, shown, |out, rules: Vec<_>| hardware::rules(out, &rules))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `flyover flows`: pages are printed as they come, so that a million connections need no memory.
 
+mod sorted;
+
 use std::io::{self, Write};
 
 use serde::Deserialize;
@@ -28,12 +30,16 @@ struct RawPage {
 
 /// Prints what the arguments ask for.
 pub(super) fn show<E: From<FlowsError>>(
-    mut client: Client,
+    client: &mut Client,
     arguments: &FlowsArguments,
     out: &mut dyn Write,
 ) -> Result<(), E> {
-    if arguments.output.json { json(&mut client, arguments, out) } else { text(&mut client, arguments, out) }
-        .map_err(E::from)
+    match (arguments.sort, arguments.shown.output.json) {
+        (Some(order), _) => sorted::show(client, arguments, order, out),
+        (None, true) => json(client, arguments, out),
+        (None, false) => text(client, arguments, out),
+    }
+    .map_err(E::from)
 }
 
 /// The requests for one page after the other, as many flows as are wanted.
@@ -45,7 +51,12 @@ struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     fn new(arguments: &'a FlowsArguments) -> Self {
-        Self { arguments, cursor: Some(0), left: arguments.limit.unwrap_or(u64::MAX) }
+        Self { left: arguments.limit.unwrap_or(u64::MAX), ..Self::all(arguments) }
+    }
+
+    /// Whatever the limit.
+    fn all(arguments: &'a FlowsArguments) -> Self {
+        Self { arguments, cursor: Some(0), left: u64::MAX }
     }
 
     fn request(&self) -> Option<Request> {
@@ -85,19 +96,7 @@ fn json(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) ->
 }
 
 fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), FlowsError> {
-    let mut table = Table::new(&[
-        ("PROTO", Align::Left),
-        ("STATE", Align::Left),
-        ("ORIGINAL", Align::Left),
-        ("REPLY", Align::Left),
-        ("IN", Align::Left),
-        ("OUT", Align::Left),
-        ("PACKETS", Align::Right),
-        ("BYTES", Align::Right),
-        ("AGE", Align::Right),
-        ("IDLE", Align::Right),
-        ("WHY", Align::Left),
-    ]);
+    let mut table = Table::new(&columns());
     let mut pages = Pages::new(arguments);
     while let Some(request) = pages.request() {
         let page: FlowPage = client.ask(&request)?;
@@ -109,6 +108,22 @@ fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) ->
     }
     table.flush(out)?;
     Ok(())
+}
+
+const fn columns() -> [(&'static str, Align); 11] {
+    [
+        ("PROTO", Align::Left),
+        ("STATE", Align::Left),
+        ("ORIGINAL", Align::Left),
+        ("REPLY", Align::Left),
+        ("IN", Align::Left),
+        ("OUT", Align::Left),
+        ("PACKETS", Align::Right),
+        ("BYTES", Align::Right),
+        ("AGE", Align::Right),
+        ("IDLE", Align::Right),
+        ("WHY", Align::Left),
+    ]
 }
 
 fn row(flow: &FlowInfo) -> Vec<String> {
