@@ -15,6 +15,9 @@ const TIMES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts by place; there are only so many in a program. Clones share them.
+///
+/// This is no filter of tracing's: one that says no after others have been asked leaves their answers behind, and the next
+/// event is taken for the one that was left out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limit(Arc<Mutex<HashMap<Identifier, Place>>>);
 
@@ -50,9 +53,10 @@ impl Limit {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Limit {
-    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        let (metadata, now) = (event.metadata(), Instant::now());
+impl Limit {
+    /// Whether an event of this place is to be said now.
+    fn admits(&self, metadata: &'static Metadata<'static>) -> bool {
+        let now = Instant::now();
         let mut places = self.places();
         let place =
             places.entry(metadata.callsite()).or_insert(Place { metadata, since: now, said: 0, left_out: 0 });
@@ -65,5 +69,20 @@ impl<S: Subscriber> Layer<S> for Limit {
         }
         place.said += 1;
         true
+    }
+}
+
+/// A layer that hears what the limit lets through.
+#[derive(Debug)]
+pub(super) struct Limited<L> {
+    pub(super) limit: Limit,
+    pub(super) layer: L,
+}
+
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if self.limit.admits(event.metadata()) {
+            self.layer.on_event(event, context);
+        }
     }
 }

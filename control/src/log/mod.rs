@@ -6,6 +6,7 @@
 mod journal;
 mod limit;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
@@ -18,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 pub use journal::Journal;
-use limit::Limit;
+use limit::{Limit, Limited};
 
 /// How lines on standard error look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,14 +35,15 @@ pub enum Format {
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     journal: Journal,
-    limit: Limit,
+    /// Of the journal, and of what is written: they hear from different levels on.
+    limits: [Limit; 2],
 }
 
 impl Log {
     /// Begins to log, from this level on. Of several in one process the first stays.
     pub fn start(level: LevelFilter, format: Format) -> Self {
         let log = Self::default();
-        let subscriber = log.subscriber(output(format).with_filter(level).boxed());
+        let subscriber = log.subscriber(output(format), level);
         // A second subscriber in the same process is refused.
         let _ = subscriber.try_init();
         log
@@ -50,9 +52,14 @@ impl Log {
     fn subscriber(
         &self,
         output: Box<dyn Layer<Registry> + Send + Sync>,
+        level: LevelFilter,
     ) -> impl Subscriber + for<'a> LookupSpan<'a> + Send + Sync {
-        let kept = self.journal.clone().with_filter(LevelFilter::INFO);
-        tracing_subscriber::registry().with(output).with(kept).with(self.limit.clone())
+        let [kept, written] = self.limits.clone();
+        let written = Limited { limit: written, layer: output };
+        let kept = Limited { limit: kept, layer: self.journal.clone() };
+        tracing_subscriber::registry()
+            .with(written.with_filter(level))
+            .with(kept.with_filter(LevelFilter::INFO))
     }
 
     /// What is kept of it.
@@ -62,8 +69,14 @@ impl Log {
 
     /// Says what was left out since the last time.
     pub fn tell_left_out(&self) {
-        for (place, times) in self.limit.left_out() {
-            tracing::warn!(times, place, "left out, since it was said too often");
+        let mut places = BTreeMap::<String, u64>::new();
+        for (place, times) in self.limits.iter().flat_map(Limit::left_out) {
+            // What both have left out was said once.
+            let most = places.entry(place).or_default();
+            *most = times.max(*most);
+        }
+        for (place, times) in places {
+            tracing::info!(times, place, "left out, since it was said too often");
         }
     }
 }
@@ -93,6 +106,8 @@ fn stderr_is_the_journal() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::api::EventPage;
 
@@ -104,7 +119,45 @@ mod tests {
     fn with_log(act: impl FnOnce(&Log)) {
         let log = Log::default();
         let nothing = tracing_subscriber::fmt::layer().with_writer(io::sink).boxed();
-        tracing::subscriber::with_default(log.subscriber(nothing), || act(&log));
+        tracing::subscriber::with_default(log.subscriber(nothing, LevelFilter::WARN), || act(&log));
+    }
+
+    /// What is written, for tests.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_takes_nothing_else_along() {
+        let (log, lines) = (Log::default(), Lines::default());
+        let writer = lines.clone();
+        let output = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.subscriber(output.boxed(), LevelFilter::WARN), || {
+            for number in 0..100 {
+                tracing::debug!(number, "below every level");
+                tracing::info!(number, "kept alone");
+                // Never so often that it would be left out.
+                if number % 10 == 5 {
+                    tracing::error!(number, "it has to be said");
+                }
+            }
+        });
+        let written = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("text");
+        assert_eq!(written.matches("it has to be said").count(), 10, "{written}");
+        assert!(!written.contains("kept alone") && !written.contains("below"), "{written}");
+        let kept = said(&log);
+        assert_eq!(kept.iter().filter(|message| *message == "it has to be said").count(), 10, "{kept:?}");
+        assert_eq!(kept.iter().filter(|message| *message == "kept alone").count(), 20, "{kept:?}");
     }
 
     #[test]
@@ -129,7 +182,7 @@ mod tests {
         with_log(|log| {
             for number in 0..1500 {
                 // Each in a place of its own as far as the limit is concerned.
-                log.limit.forget();
+                log.limits[0].forget();
                 tracing::info!(number, "something");
             }
             let page = log.journal().after(0, 10);
