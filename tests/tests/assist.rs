@@ -1,28 +1,24 @@
 //! Hot flows whose packets the NIC, which is a model here, marks with where their entry is: workers skip the lookup, and
 //! all else is what it is without such a NIC.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dataplane::packet::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
 use lab::carries::same_bytes;
 use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
 use lab::leg::{Laid, Leg};
-use lab::rules::{HOME_ROUTER, ROUTED};
+use lab::rules::ROUTED;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::{CLIENT, GATEWAY_LAN, SERVER, SERVER6};
 use lab::wrapping::Wrapping;
-use lab::{Gateway, Lab, LabBuilder, Plane, Result, turn, udp, wait};
-use serde_json::Value;
+use lab::{Gateway, Lab, LabBuilder, Result, model_nic, turn, udp, wait};
 
 /// Packets of a connection that are sent while they are marked.
 const PINGS: u64 = 300;
 
 fn lab(tier: &str) -> LabBuilder {
-    Lab::builder(Plane::under_test())
-        .rules(HOME_ROUTER)
-        .config("hardware", "offload = \"model\"")
-        .config("hardware", "hot = 20")
+    model_nic::lab()
         .config("hardware.model", &format!("tier = \"{tier}\""))
         .config("flows", "revalidate_within = \"1s\"")
 }
@@ -44,13 +40,6 @@ fn until_marked(lab: &Lab, mut ping: impl FnMut() -> Result<()>) -> Result<()> {
         println!("{}", gateway.ask(&["hardware"]).unwrap_or_default());
         println!("{}", gateway.ask(&["stats"]).unwrap_or_default());
     })
-}
-
-/// Directions with a rule, on all ports.
-fn rules(gateway: &Gateway) -> Result<u64> {
-    let told: Value = serde_json::from_str(&gateway.ask(&["hardware", "--json"])?).expect("JSON");
-    let ports = told.as_array().into_iter().flatten();
-    Ok(ports.filter_map(|port| port.pointer("/directions/hardware")?.as_u64()).sum())
 }
 
 #[test]
@@ -93,35 +82,17 @@ fn a_transfer_arrives_and_its_end_is_the_kernels() -> Result<()> {
     for reset in [false, true] {
         let _turn = turn::take();
         let lab = lab("assist").build()?;
-        let service = Service::listen(lab.server(), SERVER, 80)?;
-        let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
-        let port = pair.source_port();
-        until_marked(&lab, || pair.ping(1))?;
-        for way in [Way::Up, Way::Down] {
-            let transfer = pair.transfer(way, 20_000_000)?;
-            assert_eq!(transfer.sent, transfer.received);
-        }
-        if let Some(gateway) = lab.flyover() {
-            let status = gateway.status()?;
-            let (fast, found) = (status.counter("packets.fast")?, status.counter("marks.found")?);
-            assert!(2 * found > fast, "{found} of {fast} packets were found by their marks");
-        }
-        if reset {
-            pair.reset(Way::Up)?;
-        } else {
-            pair.finish()?;
-        }
-        let expected = if reset { "CLOSE" } else { "TIME_WAIT" };
-        wait::until_true(wait::PATIENCE, "the end to be seen by the kernel", || {
-            let port = format!("sport={port} ");
-            let listed = lab.gateway().run("conntrack -L -p tcp");
-            listed.is_ok_and(|all| all.lines().any(|line| line.contains(&port) && line.contains(expected)))
-        })?;
-        if let Some(gateway) = lab.flyover() {
-            wait::until_true(wait::PATIENCE, "the rules to go", || {
-                rules(gateway).is_ok_and(|rules| rules == 0)
-            })?;
-        }
+        model_nic::arrives_and_ends(
+            &lab,
+            reset,
+            |pair| until_marked(&lab, || pair.ping(1)),
+            |gateway| {
+                let status = gateway.status()?;
+                let (fast, found) = (status.counter("packets.fast")?, status.counter("marks.found")?);
+                assert!(2 * found > fast, "{found} of {fast} packets were found by their marks");
+                Ok(())
+            },
+        )?;
     }
     Ok(())
 }

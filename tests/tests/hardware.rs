@@ -7,13 +7,12 @@ use dataplane::packet::wire::{ETHER_SERVICE_VLAN, ETHER_VLAN};
 use lab::carries::same_bytes;
 use lab::change::{GRACE, REVALIDATE_WITHIN, udp_pair, until_quiet};
 use lab::leg::{Laid, Leg};
-use lab::rules::{HOME_ROUTER, ROUTED};
+use lab::rules::ROUTED;
 use lab::status::Status;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::{CLIENT, GATEWAY_LAN, SERVER, SERVER6};
 use lab::wrapping::Wrapping;
-use lab::{Gateway, Lab, LabBuilder, Plane, Result, conntrack, turn, udp, wait};
-use serde_json::Value;
+use lab::{Gateway, Lab, LabBuilder, Result, conntrack, model_nic, turn, udp, wait};
 
 /// Bytes of a datagram that fills a packet of 1500 bytes.
 const LONGEST: usize = 1500 - 20 - 8;
@@ -27,11 +26,8 @@ fn lab() -> LabBuilder {
 
 /// `queues`: rules go through queues.
 fn lab_with(queues: bool) -> LabBuilder {
-    Lab::builder(Plane::under_test())
+    model_nic::lab()
         .config("hardware.model", &format!("queues = {queues}"))
-        .rules(HOME_ROUTER)
-        .config("hardware", "offload = \"model\"")
-        .config("hardware", "hot = 20")
         .config("flows", "revalidate_within = \"1s\"")
 }
 
@@ -107,43 +103,18 @@ fn a_transfer_arrives_and_its_end_is_the_kernels() -> Result<()> {
     for reset in [false, true] {
         let _turn = turn::take();
         let lab = lab_with(reset).build()?;
-        let service = Service::listen(lab.server(), SERVER, 80)?;
-        let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
-        let port = pair.source_port();
-        until_in_hardware(&lab, "tcp", port, || pair.ping(1))?;
-        for way in [Way::Up, Way::Down] {
-            let transfer = pair.transfer(way, 20_000_000)?;
-            assert_eq!(transfer.sent, transfer.received);
-        }
-        if let Some(gateway) = lab.flyover() {
-            let [fast, hardware, _] = settled(gateway)?;
-            assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
-        }
-        if reset {
-            pair.reset(Way::Up)?;
-        } else {
-            pair.finish()?;
-        }
-        let expected = if reset { "CLOSE" } else { "TIME_WAIT" };
-        wait::until_true(wait::PATIENCE, "the end to be seen by the kernel", || {
-            let port = format!("sport={port} ");
-            let listed = lab.gateway().run("conntrack -L -p tcp");
-            listed.is_ok_and(|all| all.lines().any(|line| line.contains(&port) && line.contains(expected)))
-        })?;
-        if let Some(gateway) = lab.flyover() {
-            wait::until_true(wait::PATIENCE, "the rules to go", || {
-                rules(gateway).is_ok_and(|rules| rules == 0)
-            })?;
-        }
+        model_nic::arrives_and_ends(
+            &lab,
+            reset,
+            |pair| until_in_hardware(&lab, "tcp", pair.source_port(), || pair.ping(1)),
+            |gateway| {
+                let [fast, hardware, _] = settled(gateway)?;
+                assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
+                Ok(())
+            },
+        )?;
     }
     Ok(())
-}
-
-/// Directions with a rule, on all ports.
-fn rules(gateway: &Gateway) -> Result<u64> {
-    let told: Value = serde_json::from_str(&gateway.ask(&["hardware", "--json"])?).expect("JSON");
-    let ports = told.as_array().into_iter().flatten();
-    Ok(ports.filter_map(|port| port.pointer("/directions/hardware")?.as_u64()).sum())
 }
 
 #[test]

@@ -9,7 +9,7 @@ use lab::change::udp_pair;
 use lab::rules::HOME_ROUTER;
 use lab::tcp::{Pair, Service, Way};
 use lab::topology::SERVER;
-use lab::{Gateway, Lab, Namespace, Plane, Result, conntrack, turn, udp, wait};
+use lab::{Gateway, Lab, Namespace, Plane, Result, conntrack, model_nic, turn, udp, wait};
 use serde_json::Value;
 
 /// What users have configured on twins, without what comes and goes with the carrier.
@@ -101,23 +101,13 @@ fn kill_9_under_load_and_restart() -> Result<()> {
     pairs.into_iter().try_for_each(Pair::finish)
 }
 
-/// Directions with a rule, on all ports.
-fn rules(gateway: &Gateway) -> Result<u64> {
-    let told: Value = serde_json::from_str(&gateway.ask(&["hardware", "--json"])?).expect("JSON");
-    let ports = told.as_array().into_iter().flatten();
-    Ok(ports.filter_map(|port| port.pointer("/directions/hardware")?.as_u64()).sum())
-}
-
 /// At any moment while rules come and go: the next process begins with a clean NIC, and traffic goes on.
 #[test]
 fn kill_9_at_any_moment_while_the_nic_carries() -> Result<()> {
     const STREAMS: u16 = 3;
     let _turn = turn::take();
     // Each direction leaves the NIC and comes back every two seconds.
-    let hardware = [("hardware", "offload = \"model\""), ("hardware", "hot = 20")];
-    let builder = Lab::builder(Plane::under_test()).rules(HOME_ROUTER);
-    let builder = hardware.iter().fold(builder, |builder, (table, line)| builder.config(table, line));
-    let mut lab = builder.config("flows", "reprove_every = \"2s\"").build()?;
+    let mut lab = model_nic::lab().config("flows", "reprove_every = \"2s\"").build()?;
     if lab.flyover().is_none() {
         return Ok(());
     }
@@ -128,7 +118,7 @@ fn kill_9_at_any_moment_while_the_nic_carries() -> Result<()> {
     let streams = pairs.iter().map(start).collect::<Result<Vec<_>>>()?;
     let in_nic = |lab: &Lab, least: u64| {
         wait::until_true(wait::PATIENCE, "the streams to be in the NIC", || {
-            lab.flyover().is_some_and(|gateway| rules(gateway).is_ok_and(|rules| rules >= least))
+            lab.flyover().is_some_and(|gateway| model_nic::rules(gateway).is_ok_and(|rules| rules >= least))
         })
     };
     let ids = |lab: &Lab| -> Result<BTreeSet<u64>> {
@@ -170,7 +160,7 @@ fn kill_9_at_any_moment_while_the_nic_carries() -> Result<()> {
     tcp.finish()?;
     // Nor does a rule stay when it ends by itself: it would say so.
     let gateway = lab.flyover_mut().expect("Flyover forwards");
-    let carried = rules(gateway)?;
+    let carried = model_nic::rules(gateway)?;
     let status = gateway.stop()?;
     assert_eq!(status.code(), Some(0), "{status} with {carried} rules");
     Ok(())

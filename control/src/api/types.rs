@@ -306,6 +306,13 @@ pub struct PerDirection {
     pub reply: u64,
 }
 
+impl PerDirection {
+    /// Both together.
+    pub const fn both(self) -> u64 {
+        self.orig.wrapping_add(self.reply)
+    }
+}
+
 /// `flyover stats`: counters by worker and by punt thread.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {

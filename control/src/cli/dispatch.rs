@@ -11,6 +11,7 @@ use super::args::{
     Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
     HardwareArguments, RunArguments, Shown, Source,
 };
+use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
 use super::{check, events, explain, flows, hardware, show, top};
 use crate::api::{Client, ClientError, Request, Status};
@@ -82,7 +83,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         Command::Flows(arguments) => {
             let pace = arguments.shown.pace();
             connect(socket)
-                .and_then(|mut client| repeatedly(pace, |out| flows::show(&mut client, &arguments, out)))
+                .and_then(|mut client| repeatedly(pace, |out| Ok(flows::show(&mut client, &arguments, out)?)))
         }
     };
     match outcome {
@@ -125,20 +126,11 @@ fn print(write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<()
     Ok(out.flush()?)
 }
 
-impl From<flows::FlowsError> for Failure {
-    fn from(error: flows::FlowsError) -> Self {
+impl From<ShowError> for Failure {
+    fn from(error: ShowError) -> Self {
         match error {
-            flows::FlowsError::Client(error) => Self::Client(error),
-            flows::FlowsError::Output(error) => Self::Output(error),
-        }
-    }
-}
-
-impl From<events::EventsError> for Failure {
-    fn from(error: events::EventsError) -> Self {
-        match error {
-            events::EventsError::Client(error) => Self::Client(error),
-            events::EventsError::Output(error) => Self::Output(error),
+            ShowError::Client(error) => Self::Client(error),
+            ShowError::Output(error) => Self::Output(error),
         }
     }
 }

@@ -5,26 +5,18 @@ use std::thread;
 use std::time::Duration;
 
 use super::args::EventsArguments;
+use super::error::ShowError;
 use crate::api::{Client, ClientError, EventInfo, EventPage, MAX_PAGE, Request};
 
 /// How often a gateway that is followed is asked.
 const PACE: Duration = Duration::from_millis(500);
-
-/// Why events could not be shown.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum EventsError {
-    #[error("{0}")]
-    Client(#[from] ClientError),
-    #[error("{0}")]
-    Output(#[from] io::Error),
-}
 
 /// Prints the last events, and with `--follow` those that come.
 pub(super) fn show(
     client: &mut Client,
     arguments: &EventsArguments,
     out: &mut dyn Write,
-) -> Result<(), EventsError> {
+) -> Result<(), ShowError> {
     let mut page = Pages { client, after: 0, lost: 0 };
     let mut past = page.all()?;
     past.retain(|event| arguments.level.includes(&event.level));

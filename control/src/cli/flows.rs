@@ -2,24 +2,17 @@
 
 mod sorted;
 
-use std::io::{self, Write};
+use std::io::Write;
+use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::args::FlowsArguments;
+use super::error::ShowError;
 use super::format::{bytes, count, seconds, tuple};
 use super::table::{Align, Table};
-use crate::api::{Client, ClientError, FlowInfo, FlowPage, MAX_PAGE, Request};
-
-/// Why flows could not be shown.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FlowsError {
-    #[error("{0}")]
-    Client(#[from] ClientError),
-    #[error("{0}")]
-    Output(#[from] io::Error),
-}
+use crate::api::{Client, FlowInfo, FlowPage, MAX_PAGE, Request};
 
 /// A page whose flows are printed as the gateway wrote them.
 #[derive(Deserialize)]
@@ -29,17 +22,16 @@ struct RawPage {
 }
 
 /// Prints what the arguments ask for.
-pub(super) fn show<E: From<FlowsError>>(
+pub(super) fn show(
     client: &mut Client,
     arguments: &FlowsArguments,
     out: &mut dyn Write,
-) -> Result<(), E> {
+) -> Result<(), ShowError> {
     match (arguments.sort, arguments.shown.output.json) {
         (Some(order), _) => sorted::show(client, arguments, order, out),
         (None, true) => json(client, arguments, out),
         (None, false) => text(client, arguments, out),
     }
-    .map_err(E::from)
 }
 
 /// The requests for one page after the other, as many flows as are wanted.
@@ -71,7 +63,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-fn json(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), FlowsError> {
+fn json(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), ShowError> {
     let mut pages = Pages::new(arguments);
     let mut separator = "[";
     while let Some(request) = pages.request() {
@@ -95,7 +87,7 @@ fn json(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) ->
     Ok(writeln!(out, "]")?)
 }
 
-fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), FlowsError> {
+fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) -> Result<(), ShowError> {
     let mut table = Table::new(&columns());
     let mut pages = Pages::new(arguments);
     while let Some(request) = pages.request() {
@@ -108,6 +100,16 @@ fn text(client: &mut Client, arguments: &FlowsArguments, out: &mut dyn Write) ->
     }
     table.flush(out)?;
     Ok(())
+}
+
+/// Names a connection, from one look at it to the next.
+pub(super) type Name = (String, SocketAddr, SocketAddr);
+
+/// A connection's name.
+pub(super) fn name(flow: &FlowInfo) -> Name {
+    let tuple = &flow.orig;
+    let (src, dst) = (SocketAddr::new(tuple.src, tuple.sport), SocketAddr::new(tuple.dst, tuple.dport));
+    (flow.proto.clone(), src, dst)
 }
 
 const fn columns() -> [(&'static str, Align); 11] {
@@ -135,8 +137,8 @@ fn row(flow: &FlowInfo) -> Vec<String> {
         tuple(&flow.reply),
         port(&flow.in_port),
         port(&flow.out_port),
-        count(flow.packets.orig.wrapping_add(flow.packets.reply)),
-        bytes(flow.bytes.orig.wrapping_add(flow.bytes.reply)),
+        count(flow.packets.both()),
+        bytes(flow.bytes.both()),
         seconds(flow.age_s),
         seconds(flow.idle_s),
         flow.why.clone(),

@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod dispatch;
+mod error;
 mod events;
 mod explain;
 mod findings;

@@ -47,13 +47,6 @@ impl Limit {
         told
     }
 
-    #[cfg(test)]
-    pub(super) fn forget(&self) {
-        self.places().clear();
-    }
-}
-
-impl Limit {
     /// Whether an event of this place is to be said now.
     fn admits(&self, metadata: &'static Metadata<'static>) -> bool {
         let now = Instant::now();
@@ -70,9 +63,14 @@ impl Limit {
         place.said += 1;
         true
     }
+
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.places().clear();
+    }
 }
 
-/// A layer that hears what the limit lets through.
+/// A layer that hears the events which the limit lets through; spans, of which nothing here has any, it does not hear of.
 #[derive(Debug)]
 pub(super) struct Limited<L> {
     pub(super) limit: Limit,

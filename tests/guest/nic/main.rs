@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use bench::{Bench, Got};
 use frames::{Frame, Spoilt};
+use lab::report::{self, Report};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 const GROUP: [u8; 6] = [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03];
@@ -26,34 +27,11 @@ fn main() -> ExitCode {
         println!("FAILED: usage: guest-nic PCI-ADDRESS PEER NETNS");
         return ExitCode::from(2);
     };
-    match run(nic, peer, netns) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("FAILED: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// What was found out, line by line.
-struct Report {
-    well: bool,
-}
-
-impl Report {
-    fn must(&mut self, what: &str, so: bool) {
-        println!("{} {what}", if so { "ok" } else { "FAILED" });
-        self.well &= so;
-    }
-
-    fn note(&self, what: &str, value: &str) {
-        println!("note {what}: {value}");
-    }
+    report::exit(run(nic, peer, netns))
 }
 
 fn run(nic: &str, peer: &str, netns: &str) -> Result<bool, Box<dyn Error>> {
-    let mut report = Report { well: true };
+    let mut report = Report::default();
     let mut bench = Bench::open(nic, peer, netns)?;
     let info = bench.nic().info()?;
     report.note("driver", &info.driver);

@@ -4,10 +4,11 @@ use std::error::Error;
 
 use dataplane::dpdk::flow_rule::{ActionKind, FlowAttr, FlowRule, FlowRules, ItemKind, Parts};
 use dataplane::hardware::probe::{Probe, Unreachable};
+use lab::report::Report;
 
 use crate::bench::Bench;
 use crate::frames::{DST, Frame, PORT, SRC};
-use crate::{Report, spread};
+use crate::spread;
 
 const SOURCE: u16 = 700;
 const UDP: u8 = 17;

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use bench::{Bench, TAP};
 use dataplane::dpdk::flow_rule::{ActionKind, FlowAttr, FlowError, FlowId, FlowRule, ItemKind, Parts};
 use dataplane::hardware::probe::{Probe, Unreachable};
+use lab::report::{self, Report};
 
 const DATAGRAMS: u64 = 10;
 
@@ -24,26 +25,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match if hold { self::hold() } else { run() } {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("FAILED: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// What was found out, line by line.
-struct Report {
-    well: bool,
-}
-
-impl Report {
-    fn must(&mut self, what: &str, so: bool) {
-        println!("{} {what}", if so { "ok" } else { "FAILED" });
-        self.well &= so;
-    }
+    report::exit(if hold { self::hold() } else { run() })
 }
 
 /// What is done with the datagrams of a rule.
@@ -97,7 +79,7 @@ impl Fate {
 }
 
 fn run() -> Result<bool, Box<dyn Error>> {
-    let mut report = Report { well: true };
+    let mut report = Report::default();
     let mut bench = Bench::open()?;
     report.must("no filter is there before", bench.filters()?.is_empty());
     for fate in Fate::ALL {

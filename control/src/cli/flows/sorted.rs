@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{FlowsError, Pages, columns, row};
+use super::{Name, Pages, columns, name, row};
 use crate::api::{Client, ClientError, FlowInfo, FlowPage};
 use crate::cli::args::{FlowsArguments, Sort};
+use crate::cli::error::ShowError;
 use crate::cli::format::count;
 use crate::cli::table::{Align, Table};
 
@@ -30,27 +30,12 @@ struct Rated {
     bits_per_s: Option<f64>,
 }
 
-/// Names a connection over two looks.
-type Name = (String, SocketAddr, SocketAddr);
-
-fn name(flow: &FlowInfo) -> Name {
-    let tuple = &flow.orig;
-    let (src, dst) = (SocketAddr::new(tuple.src, tuple.sport), SocketAddr::new(tuple.dst, tuple.dport));
-    (flow.proto.clone(), src, dst)
-}
-
-/// Packets and bytes of both directions.
-fn counts(flow: &FlowInfo) -> [u64; 2] {
-    let (packets, bytes) = (flow.packets, flow.bytes);
-    [packets.orig.wrapping_add(packets.reply), bytes.orig.wrapping_add(bytes.reply)]
-}
-
 impl Rated {
     fn value(&self, order: Sort) -> f64 {
         match order {
             Sort::Rate => self.bits_per_s.unwrap_or(0.0),
-            Sort::Packets => counts(&self.flow)[0] as f64,
-            Sort::Bytes => counts(&self.flow)[1] as f64,
+            Sort::Packets => self.flow.packets.both() as f64,
+            Sort::Bytes => self.flow.bytes.both() as f64,
             Sort::Age => self.flow.age_s,
             Sort::Idle => self.flow.idle_s,
         }
@@ -97,22 +82,22 @@ fn each(
 }
 
 fn best(client: &mut Client, arguments: &FlowsArguments, order: Sort) -> Result<Vec<Rated>, ClientError> {
-    let mut before: HashMap<Name, ([u64; 2], Instant)> = HashMap::new();
+    let mut before: HashMap<Name, (u64, u64, Instant)> = HashMap::new();
     if order == Sort::Rate {
         each(client, arguments, |flow, at| {
-            before.insert(name(&flow), (counts(&flow), at));
+            before.insert(name(&flow), (flow.packets.both(), flow.bytes.both(), at));
         })?;
         thread::sleep(LOOK);
     }
     let wanted = arguments.limit.map_or(SHOWN, |limit| usize::try_from(limit).unwrap_or(usize::MAX / 4));
     let mut best = Best { order, wanted: wanted.min(usize::MAX / 4), flows: Vec::new() };
     each(client, arguments, |flow, at| {
-        let rates = before.get(&name(&flow)).map(|(then, since)| {
+        let rates = before.get(&name(&flow)).map(|(packets, bytes, since)| {
             let seconds = at.saturating_duration_since(*since).as_secs_f64().max(0.001);
-            let [packets, bytes] = counts(&flow);
             let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
             // To a tenth: no more is known.
-            [rate(packets, then[0]), 8.0 * rate(bytes, then[1])].map(|rate| (rate * 10.0).round() / 10.0)
+            [rate(flow.packets.both(), *packets), 8.0 * rate(flow.bytes.both(), *bytes)]
+                .map(|rate| (rate * 10.0).round() / 10.0)
         });
         // One that was not there at the first look has no rate yet.
         let rates = rates.or_else(|| (order == Sort::Rate).then_some([0.0; 2]));
@@ -129,7 +114,7 @@ pub(super) fn show(
     arguments: &FlowsArguments,
     order: Sort,
     out: &mut dyn Write,
-) -> Result<(), FlowsError> {
+) -> Result<(), ShowError> {
     let flows = best(client, arguments, order)?;
     if arguments.shown.output.json {
         let lines: Vec<String> = flows.iter().filter_map(|flow| serde_json::to_string(flow).ok()).collect();

@@ -49,7 +49,7 @@ impl Order {
         match self {
             Self::Bits => flow.rate.bits,
             Self::Packets => flow.rate.packets,
-            Self::Total => flow.flow.bytes.orig as f64 + flow.flow.bytes.reply as f64,
+            Self::Total => flow.flow.bytes.both() as f64,
             Self::Age => flow.flow.age_s,
         }
     }

@@ -1,10 +1,10 @@
 //! Rates between two answers of the gateway.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 
 use super::sample::Sample;
-use crate::api::{FlowInfo, PortCounters, TupleInfo, WorkerStatus};
+use crate::api::{FlowInfo, PortCounters, WorkerStatus};
+use crate::cli::flows::name;
 
 /// Samples that graphs show.
 pub(super) const HISTORY: usize = 120;
@@ -65,12 +65,6 @@ pub(super) struct Rates {
     pub(super) reasons: Vec<(String, f64)>,
 }
 
-/// Names a connection over two answers.
-fn name(flow: &FlowInfo) -> (String, IpAddr, IpAddr, u16, u16) {
-    let TupleInfo { src, dst, sport, dport } = flow.orig;
-    (flow.proto.clone(), src, dst, sport, dport)
-}
-
 impl Rates {
     /// What happened between two answers; `former` has the graphs so far.
     pub(super) fn between(before: &Sample, now: &Sample, former: &Self) -> Self {
@@ -127,10 +121,7 @@ fn workers(before: &Sample, now: &Sample, per_second: impl Fn(u64, u64) -> f64) 
 }
 
 fn flows(before: &Sample, now: &Sample, per_second: impl Fn(u64, u64) -> f64) -> Vec<FlowRates> {
-    let sum = |flow: &FlowInfo| {
-        let (packets, bytes) = (flow.packets, flow.bytes);
-        (packets.orig.wrapping_add(packets.reply), bytes.orig.wrapping_add(bytes.reply))
-    };
+    let sum = |flow: &FlowInfo| (flow.packets.both(), flow.bytes.both());
     let then: HashMap<_, _> = before.flows.iter().map(|flow| (name(flow), sum(flow))).collect();
     let rated = |flow: &FlowInfo| {
         let (packets, bytes) = sum(flow);
