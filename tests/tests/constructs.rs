@@ -76,10 +76,10 @@ fn a_quota_sees_every_packet_of_its_connections_and_the_others_fly() -> Result<(
 #[test]
 fn a_rule_for_another_interface_keeps_nothing() -> Result<()> {
     let lab = lab(HOME_ROUTER).build()?;
-    for rule in ["iifname wan0 udp dport 5001", "iifname lan0 udp dport 5000"] {
-        lab.gateway()
-            .nft(&format!("insert rule inet filter forward {rule} counter quota over 100 mbytes drop"))?;
-    }
+    // In one transaction, so that what is read has both.
+    let quota = ["iifname wan0 udp dport 5001", "iifname lan0 udp dport 5000"]
+        .map(|rule| format!("insert rule inet filter forward {rule} counter quota over 100 mbytes drop"));
+    lab.gateway().nft(&quota.join("; "))?;
     until_read(&lab)?;
     let limited = every_packet_is_counted_beside_one_that_flies(&lab)?;
     let Some(gateway) = lab.flyover() else { return Ok(()) };
