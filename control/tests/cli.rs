@@ -210,8 +210,8 @@ fn help_and_version_are_answers() {
     let help = flyover(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     for command in [
-        "run", "check", "doctor", "status", "ports", "flows", "stats", "events", "top", "hardware",
-        "explain", "--socket",
+        "run", "check", "doctor", "bind", "unbind", "status", "ports", "flows", "stats", "events", "top",
+        "hardware", "explain", "--socket",
     ] {
         assert!(help.stdout.contains(command), "{command}: {}", help.stdout);
     }
@@ -246,6 +246,11 @@ fn wrong_usage_is_2() {
         &["top"],
         &["top", "--interval", "0"],
         &["events", "-n", "-1"],
+        &["doctor", "--dry-run"],
+        &["bind"],
+        &["bind", "--status", "eth0"],
+        &["bind", "eth0", "--driver", "ixgbe"],
+        &["unbind"],
     ] {
         assert!(!fails(arguments, 2).is_empty());
     }
@@ -307,8 +312,46 @@ fn check_answers_in_json_alone() {
 }
 
 #[test]
+fn the_doctor_answers_in_json_alone() {
+    let file = File::new("[[port]]\nname = \"lo\"\ndevice = \"net_null0\"");
+    let path = file.path().display().to_string();
+    let outcome = flyover(&["doctor", "--json", "-c", &path]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (1, ""));
+    let document: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!((&document["ok"], &document["dry_run"]), (&Value::from(false), &Value::from(false)));
+    assert_eq!(document["fixes"], Value::Array(Vec::new()));
+    let only = flyover(&["doctor", "--json", "-c", &path, "--only", "twin", "--fix", "--dry-run"]);
+    let document: Value = serde_json::from_str(&only.stdout).expect("JSON");
+    let [finding] = document["findings"].as_array().expect("a list").as_slice() else { panic!("{document}") };
+    assert_eq!((&finding["fixable"], &document["dry_run"]), (&Value::from(false), &Value::from(true)));
+    assert!(finding["left"].as_str().is_some_and(|left| left.contains("for you to say")), "{finding}");
+    let outcome = flyover(&["doctor", "--json", "-c", "/nonexistent/gw.toml"]);
+    assert_eq!(outcome.code, 2);
+    let document: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!(document["findings"][0]["check"], "config");
+}
+
+#[test]
+fn nics_that_are_not_there_are_1() {
+    let error = fails(&["bind", "flyover-none", "0000:ff:1f.7"], 1);
+    assert!(error.starts_with("flyover: flyover-none: neither a PCI address"), "{error}");
+    assert!(error.contains("\nflyover: there is no PCI device 0000:ff:1f.7"), "{error}");
+    assert!(fails(&["unbind", "lo"], 1).starts_with("flyover: lo is no NIC on the PCI bus"));
+    let list = flyover(&["bind", "--status", "--json"]);
+    assert_eq!((list.code, list.stderr.as_str()), (0, ""));
+    let list: Value = serde_json::from_str(&list.stdout).expect("JSON");
+    for nic in list.as_array().expect("a list") {
+        for key in ["address", "id", "held_by", "can"] {
+            assert!(nic[key].is_string(), "{key}: {nic}");
+        }
+    }
+}
+
+#[test]
 fn a_gateway_that_is_not_running_is_1() {
-    for arguments in [["status"].as_slice(), &["ports"], &["flows"], &["stats"], &["flows", "--json"]] {
+    for arguments in
+        [["status"].as_slice(), &["ports"], &["flows"], &["stats"], &["doctor"], &["flows", "--json"]]
+    {
         let error = fails(&[arguments, &["--socket", "/nonexistent.sock"]].concat(), 1);
         assert!(error.starts_with("flyover: no gateway is running at /nonexistent.sock: "), "{error}");
         assert!(error.contains("flyover run -c FILE"), "{error}");

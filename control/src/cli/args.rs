@@ -10,6 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::{FlowFilter, FlowState};
 use crate::log::Format;
+use crate::nics::{HANDED_OVER, VFIO};
 
 /// Carries the packets of connections that the kernel has let through past it, at DPDK's speed.
 ///
@@ -33,8 +34,12 @@ pub enum Command {
     Run(RunArguments),
     /// Check a configuration and this machine without starting anything
     Check(CheckArguments),
-    /// What of this machine, its kernel and its ruleset keeps the running gateway from its best, and what mends it
+    /// What of this machine, its kernel and its ruleset keeps a gateway from its best, and what mends it
     Doctor(DoctorArguments),
+    /// Take NICs from their kernel drivers, for DPDK
+    Bind(BindArguments),
+    /// Give NICs back to their kernel drivers
+    Unbind(UnbindArguments),
     /// The gateway at a glance: readiness, connections by state, packets by path
     Status(Shown),
     /// Ports and their twins: link, MAC, MTU, packets
@@ -197,9 +202,57 @@ pub struct CheckArguments {
 /// `flyover doctor`
 #[derive(Args, Debug)]
 pub struct DoctorArguments {
-    /// Configuration file, instead of the one that the running gateway has read
+    /// Configuration file, instead of the one that the running gateway has read; without either
+    /// /etc/flyover/gateway.toml, if it is there
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Mend what can be mended while everything runs: sysctls, hugepages, modules, the frequency governor. Nothing that
+    /// decides what is forwarded, and nothing that outlives a restart of the machine
+    #[arg(long)]
+    pub fix: bool,
+    /// With --fix: only say what it would do
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+    /// Only findings of this name, as JSON has it under `check`; may be repeated
+    #[arg(long, value_name = "CHECK")]
+    pub only: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flyover bind`
+#[derive(Args, Debug)]
+pub struct BindArguments {
+    /// PCI addresses of NICs, or the names of their interfaces
+    #[arg(value_name = "DEVICE", required_unless_present = "status")]
+    pub devices: Vec<String>,
+    /// List the NICs instead, with what can be done
+    #[arg(long, conflicts_with_all = ["devices", "force", "lose"])]
+    pub status: bool,
+    /// The driver that they get
+    #[arg(long, value_name = "DRIVER", default_value = VFIO, value_parser = HANDED_OVER)]
+    pub driver: String,
+    /// Also those that are in use: with addresses, in a bond or bridge, below a VLAN
+    #[arg(long)]
+    pub force: bool,
+    /// Also the NIC of this interface, by which the machine is reached: with the default route, or this SSH session
+    #[arg(long, value_name = "INTERFACE")]
+    pub lose: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flyover unbind`
+#[derive(Args, Debug)]
+pub struct UnbindArguments {
+    /// PCI addresses of NICs
+    #[arg(value_name = "DEVICE", required = true)]
+    pub devices: Vec<String>,
+    /// The kernel driver that they get, in place of the one that they were taken from
+    #[arg(long, value_name = "DRIVER")]
+    pub driver: Option<String>,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::findings::{Finding, Severity};
-use crate::config::{Config, Device, PortConfig};
+use super::mend::Mend;
+use crate::config::{Config, PortConfig};
+use crate::host::Host;
 
 mod flowtable;
+mod hugepages;
 mod kernel_device;
+mod nic;
 mod ruleset;
 
 pub(super) use flowtable::FlowtableReference;
@@ -21,13 +23,24 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// `IFF_TAP` and `IFF_MULTI_QUEUE` of if_tun.h, as `tun_flags` in sysfs shows them.
 const IFF_TAP: u32 = 0x0002;
 const IFF_MULTI_QUEUE: u32 = 0x0100;
-/// Kernel drivers with which a NIC can be a port; Mellanox's share the NIC with the kernel.
-const DPDK_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"];
 
 /// What this machine lacks for a configuration, the worst first.
 pub fn machine(config: &Config) -> Vec<Finding> {
-    let index_of = |name: &str| nix::net::if_::if_nametoindex(name).ok();
-    Host { root: PathBuf::from("/"), index_of: &index_of, run: &output_of }.findings(config)
+    of_host(Host::this(), config, None)
+}
+
+/// The same of any machine, and of one where the configuration's gateway runs.
+pub(super) fn of_host(host: Host<'_>, config: &Config, running: Option<&Running>) -> Vec<Finding> {
+    Checks { host, running }.findings(config)
+}
+
+/// What a gateway that runs says of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Running {
+    /// Packet memory is in hugepages.
+    pub(super) hugepages: bool,
+    /// Times that conntrack's events were lost.
+    pub(super) overruns: u64,
 }
 
 /// What of the running ruleset, and of what else the kernel does with packets, concerns connections that fly.
@@ -35,38 +48,28 @@ pub(super) fn ruleset(config: &Config) -> Vec<Finding> {
     ruleset::Kernel::read(config).findings(config)
 }
 
-/// What a program prints, if it is there and ends well.
-fn output_of(words: &[&str]) -> Option<String> {
-    let (program, arguments) = words.split_first()?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()
+struct Checks<'a> {
+    host: Host<'a>,
+    running: Option<&'a Running>,
 }
 
-/// The machine as files under a root, so that tests can make one up.
-struct Host<'a> {
-    root: PathBuf,
-    /// The index of an interface in this process's network namespace.
-    index_of: &'a dyn Fn(&str) -> Option<u32>,
-    /// Runs a program.
-    run: kernel_device::Run<'a>,
-}
-
-impl Host<'_> {
+impl Checks<'_> {
     fn findings(&self, config: &Config) -> Vec<Finding> {
         let mut found = Vec::new();
-        found.extend(self.tun());
-        found.extend(self.privileges(config));
+        // Whatever runs had what it takes to start.
+        if self.running.is_none() {
+            found.extend(self.tun());
+            found.extend(self.privileges(config));
+        }
         for port in &config.ports {
             found.extend(self.twin(port));
             found.extend(self.wire(port));
-            found.extend(self.nic(port));
-            found.extend(kernel_device::findings(port, self.run));
+            found.extend(nic::finding(&self.host, port));
+            found.extend(kernel_device::findings(port, &|words| self.host.run(words).ok()));
         }
         found.extend(self.conntrack());
         found.extend(self.forwarding());
-        found.extend(self.hugepages(config));
+        found.extend(hugepages::finding(&self.host, config, self.running));
         found.extend(config.notices.iter().map(|notice| {
             finding(Severity::Warning, "config", notice.clone(), "the setting has no effect", None)
         }));
@@ -74,16 +77,12 @@ impl Host<'_> {
         found
     }
 
-    fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path)
-    }
-
     fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+        self.host.read(path)
     }
 
     fn tun(&self) -> Option<Finding> {
-        let error = fs::File::options().read(true).write(true).open(self.path("dev/net/tun")).err()?;
+        let error = fs::File::options().read(true).write(true).open(self.host.path("dev/net/tun")).err()?;
         let fix = match error.kind() {
             ErrorKind::PermissionDenied => "chmod 0666 /dev/net/tun",
             _ => "modprobe tun  (in a container: start it with --device /dev/net/tun)",
@@ -133,7 +132,7 @@ impl Host<'_> {
 
     fn twin(&self, port: &PortConfig) -> Option<Finding> {
         let name = &port.name;
-        let flags = self.tun_flags(name, (self.index_of)(name)?).ok()?;
+        let flags = self.tun_flags(name, self.host.index_of(name)?).ok()?;
         match flags {
             Some(flags) if flags & IFF_TAP != 0 && flags & IFF_MULTI_QUEUE != 0 => None,
             Some(flags) if flags & IFF_TAP != 0 => Some(finding(
@@ -159,7 +158,7 @@ impl Host<'_> {
         if !port.device.name().starts_with("net_tap") {
             return None;
         }
-        match self.tun_flags(name, (self.index_of)(name)?).ok()? {
+        match self.tun_flags(name, self.host.index_of(name)?).ok()? {
             Some(_) => None,
             None => Some(finding(
                 Severity::Error,
@@ -171,38 +170,10 @@ impl Host<'_> {
         }
     }
 
-    fn nic(&self, port: &PortConfig) -> Option<Finding> {
-        let Device::Pci { address, .. } = &port.device else { return None };
-        let path = self.path(&format!("sys/bus/pci/devices/{address}"));
-        if !path.exists() {
-            return Some(finding(
-                Severity::Error,
-                "device",
-                format!("{}: there is no PCI device {address}", port.name),
-                "the port is this NIC",
-                Some("lspci -D -d ::0200  (lists the Ethernet NICs)"),
-            ));
-        }
-        let driver = fs::read_link(path.join("driver")).ok();
-        let driver =
-            driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        if driver.as_deref().is_some_and(|driver| DPDK_DRIVERS.contains(&driver)) {
-            return None;
-        }
-        let bound = driver.map_or("no driver".to_owned(), |driver| format!("the kernel driver {driver}"));
-        Some(finding(
-            Severity::Error,
-            "device",
-            format!("{}: {address} is bound to {bound}", port.name),
-            "DPDK can only drive it through vfio-pci (or mlx5_core)",
-            Some(&format!(
-                "dpdk-devbind.py --bind=vfio-pci {address}  (the kernel loses the NIC: not the one you are logged in by)"
-            )),
-        ))
-    }
-
     fn conntrack(&self) -> Option<Finding> {
+        const EVENTS_ON: &str = "sysctl -w net.netfilter.nf_conntrack_events=1";
         let why = "Flyover carries connections that conntrack knows";
+        let mends = vec![Mend::sysctl("net.netfilter.nf_conntrack_events", 1)];
         match self.read("proc/sys/net/netfilter/nf_conntrack_events").as_deref() {
             None if self.read("proc/sys/net/netfilter/nf_conntrack_max").is_some() => {
                 let what = "the kernel has no conntrack events (CONFIG_NF_CONNTRACK_EVENTS)".to_owned();
@@ -211,15 +182,20 @@ impl Host<'_> {
             None => {
                 let what = "nf_conntrack is not loaded, or this namespace can't see it".to_owned();
                 let fix = Some("modprobe -a nf_conntrack nf_conntrack_netlink");
-                Some(finding(Severity::Warning, "conntrack", what, why, fix))
+                let mends = vec![Mend::Load("nf_conntrack"), Mend::Load("nf_conntrack_netlink")];
+                Some(finding(Severity::Warning, "conntrack", what, why, fix).mended_by(mends))
             }
             Some("1") => None,
+            Some(value) if self.running.is_some() => {
+                let what = format!("net.netfilter.nf_conntrack_events is {value}, while a gateway runs");
+                let why = "connections made meanwhile say nothing when they change or end: they are found late, and kept too long";
+                Some(finding(Severity::Warning, "conntrack", what, why, Some(EVENTS_ON)).mended_by(mends))
+            }
             Some(value) => {
                 let what =
                     format!("net.netfilter.nf_conntrack_events is {value}; Flyover sets it to 1 at start");
                 let why = "connections that are older than the setting emit no events";
-                let fix = Some("sysctl -w net.netfilter.nf_conntrack_events=1");
-                Some(finding(Severity::Note, "conntrack", what, why, fix))
+                Some(finding(Severity::Note, "conntrack", what, why, Some(EVENTS_ON)).mended_by(mends))
             }
         }
     }
@@ -231,32 +207,10 @@ impl Host<'_> {
         let fix = Some("sysctl -w net.ipv4.ip_forward=1");
         (value == "0").then(|| finding(Severity::Warning, "forwarding", what, why, fix))
     }
-
-    fn hugepages(&self, config: &Config) -> Option<Finding> {
-        let sizes = fs::read_dir(self.path("sys/kernel/mm/hugepages")).ok();
-        let any = sizes.into_iter().flatten().flatten().any(|size| {
-            let count = fs::read_to_string(size.path().join("nr_hugepages")).unwrap_or_default();
-            count.trim().parse::<u64>().is_ok_and(|count| count > 0)
-        });
-        let nic = config.ports.iter().any(|port| !port.device.is_vdev());
-        let severity = if nic { Severity::Warning } else { Severity::Note };
-        let what = "no hugepages; Flyover runs without them".to_owned();
-        let why = "packet memory in hugepages saves TLB misses, and some NICs can't do DMA without";
-        let fix = Some("sysctl -w vm.nr_hugepages=512");
-        (!any).then(|| finding(severity, "hugepages", what, why, fix))
-    }
 }
 
 fn finding(severity: Severity, check: &'static str, what: String, why: &str, fix: Option<&str>) -> Finding {
-    Finding {
-        severity,
-        check,
-        what,
-        why: why.to_owned(),
-        fix: fix.map(str::to_owned),
-        rule: None,
-        flowtable: None,
-    }
+    Finding::new(severity, check, what, why, fix)
 }
 
 /// A name to give to an interface that is in the way.

@@ -11,12 +11,15 @@ use super::args::{
     Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
     HardwareArguments, RunArguments, Shown, Source,
 };
+use super::check::Running;
 use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
-use super::{check, events, explain, flows, hardware, show, top};
+use super::{bind, check, doctor, events, explain, flows, hardware, mend, show, top};
 use crate::api::{Client, ClientError, Request, Status};
-use crate::config::{Config, ConfigError, DEFAULT_SOCKET, Machine};
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine};
+use crate::host::Host;
 use crate::log::Log;
+use crate::nics::{BindError, Kept};
 
 /// What the gateway needs to know beyond its configuration.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +53,9 @@ enum Failure {
     Check,
     #[error("{0}")]
     Top(#[from] top::TopError),
+    /// One a device.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nflyover: "))]
+    Bind(Vec<BindError>),
     #[error("can't write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -60,7 +66,12 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => start(&arguments, socket, run),
         Command::Check(arguments) => check_all(&arguments, socket),
-        Command::Doctor(arguments) => doctor(&arguments, socket),
+        Command::Doctor(arguments) => examine(&arguments, socket),
+        Command::Bind(arguments) if arguments.status => {
+            print(|out| Ok(bind::status(out, &Host::this(), arguments.output.json)?))
+        }
+        Command::Bind(arguments) => nics(|out| bind::bind(out, &Host::this(), &arguments)),
+        Command::Unbind(arguments) => nics(|out| bind::unbind(out, &Host::this(), &arguments)),
         Command::Status(shown) => {
             answer(socket, &Request::Status {}, shown, |out, status| show::status(out, &status))
         }
@@ -189,18 +200,40 @@ fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) ->
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
+    let kept = Kept::of(&config);
+    let outcome = run_with(&kept, &config, arguments, log, run);
+    for back in kept.give_back(&Host::this(), outcome.is_err()) {
+        match back {
+            Ok(bound) => tracing::warn!(nic = %bound.nic.address, "given back to the kernel: {bound}"),
+            Err(error) => tracing::error!(%error, "a NIC could not be given back to the kernel"),
+        }
+    }
+    outcome
+}
+
+/// From the checks before the start to the end.
+fn run_with(
+    kept: &Kept,
+    config: &Config,
+    arguments: &RunArguments,
+    log: Log,
+    run: &Runner<'_>,
+) -> Result<(), Failure> {
     let blockers: Vec<Finding> =
-        check::machine(&config).into_iter().filter(|finding| finding.severity == Severity::Error).collect();
+        check::machine(config).into_iter().filter(|finding| finding.severity == Severity::Error).collect();
     if !blockers.is_empty() {
         let mut text = Vec::new();
         findings::write(&mut text, &blockers)?;
         return Err(Failure::Machine(String::from_utf8_lossy(&text).trim_end().to_owned()));
     }
+    for bound in kept.take(&Host::this()).map_err(|error| Failure::Bind(vec![error]))? {
+        tracing::info!(nic = %bound.nic.address, "taken from the kernel: {bound}");
+    }
     // Told to others, who are elsewhere.
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let config_file = arguments.source.config.as_ref().map(absolute);
     let options = RunOptions { config_file, no_nft: arguments.no_nft, log };
-    run(&config, &options).map_err(Failure::Run)
+    run(config, &options).map_err(Failure::Run)
 }
 
 fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
@@ -245,17 +278,110 @@ fn events_of(arguments: &EventsArguments, socket: Option<PathBuf>) -> Result<(),
     print(|out| Ok(events::show(&mut client, arguments, out)?))
 }
 
-/// As `check`, of what runs: by its own configuration, wherever that is.
-fn doctor(arguments: &DoctorArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
-    let mut source = Source { config: arguments.config.clone(), port: Vec::new() };
-    if source.config.is_none() {
-        let status: Status = connect(socket.clone())?.ask(&Request::Status {})?;
-        source.config = status.config_file.map(PathBuf::from);
-        if source.config.is_none() {
-            source.port = status.ports.iter().map(|port| format!("{}={}", port.name, port.device)).collect();
+fn nics(act: impl FnOnce(&mut dyn Write) -> io::Result<Vec<BindError>>) -> Result<(), Failure> {
+    let mut failed = Vec::new();
+    print(|out| {
+        failed = act(out)?;
+        Ok(())
+    })?;
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Bind(failed)) }
+}
+
+/// A configuration to look at, its name, and what the gateway that runs with it says.
+struct Patient {
+    source: Source,
+    running: Option<Running>,
+}
+
+impl Patient {
+    /// By the option; else what runs, wherever its configuration is; else the file where it usually is.
+    fn find(arguments: &DoctorArguments, socket: Option<&PathBuf>) -> Result<Self, Failure> {
+        let status = connect(socket.cloned()).and_then(|mut client| Ok(client.ask(&Request::Status {})?));
+        let status: Option<Status> = match status {
+            Ok(status) => Some(status),
+            // Whoever names neither file nor socket wants to know whatever there is.
+            Err(Failure::Client(ClientError::NotRunning { .. }))
+                if arguments.config.is_some() || socket.is_none() =>
+            {
+                None
+            }
+            Err(_) if arguments.config.is_some() => None,
+            Err(failure) => return Err(failure),
+        };
+        let mut source = Source { config: arguments.config.clone(), port: Vec::new() };
+        let running = status.map(|status| {
+            if source.config.is_none() {
+                source.config = status.config_file.map(PathBuf::from);
+            }
+            if source.config.is_none() {
+                let ports = status.ports.iter().map(|port| format!("{}={}", port.name, port.device));
+                source.port = ports.collect();
+            }
+            Running { hugepages: status.hugepages, overruns: status.conntrack.overruns }
+        });
+        if source.config.is_none() && source.port.is_empty() && Path::new(DEFAULT_CONFIG).exists() {
+            source.config = Some(PathBuf::from(DEFAULT_CONFIG));
         }
+        Ok(Self { source, running })
     }
-    check_all(&CheckArguments { source, output: arguments.output }, socket)
+
+    fn is_known(&self) -> bool {
+        self.source.config.is_some() || !self.source.port.is_empty()
+    }
+
+    fn name(&self) -> &Path {
+        if self.is_known() { name(&self.source) } else { Path::new("this machine") }
+    }
+
+    fn load(&self, socket: Option<PathBuf>) -> Result<Config, ConfigError> {
+        if self.is_known() { load(&self.source, socket) } else { Config::without_ports(&Machine::this()) }
+    }
+
+    fn findings(&self, config: &Config, only: &[String]) -> Vec<Finding> {
+        let mut found = doctor::findings(Host::this(), config, self.running.as_ref());
+        found.extend(check::ruleset(config));
+        if !self.is_known() {
+            found.push(doctor::no_configuration(DEFAULT_CONFIG));
+        }
+        found.retain(|finding| only.is_empty() || only.iter().any(|name| name == finding.check));
+        found.sort_by_key(|finding| finding.severity);
+        found
+    }
+}
+
+/// `flyover doctor`
+fn examine(arguments: &DoctorArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let patient = Patient::find(arguments, socket.as_ref())?;
+    let json = arguments.output.json;
+    let config = match patient.load(socket) {
+        Ok(config) => config,
+        Err(error) => {
+            let finding = [Finding::config(&error)];
+            if json {
+                let dry = arguments.dry_run;
+                print(|out| Ok(findings::write_doctor_json(out, false, &finding, &[], dry)?))?;
+            }
+            return Err(Failure::Config(error));
+        }
+    };
+    let mut found = patient.findings(&config, &arguments.only);
+    let mut fixes = Vec::new();
+    if arguments.fix {
+        fixes = mend::mend(&Host::this(), &found, arguments.dry_run);
+        if !arguments.dry_run && !fixes.is_empty() {
+            found = patient.findings(&config, &arguments.only);
+        }
+        mend::explain(&mut found, &fixes);
+    }
+    let failed = found.iter().any(|finding| finding.severity == Severity::Error);
+    print(|out| {
+        if json {
+            return Ok(findings::write_doctor_json(out, !failed, &found, &fixes, arguments.dry_run)?);
+        }
+        mend::write(out, &fixes, arguments.dry_run)?;
+        Ok(findings::write_all(out, patient.name(), &found)?)
+    })?;
+    if failed { Err(Failure::Check) } else { Ok(()) }
 }
 
 fn name(source: &Source) -> &Path {

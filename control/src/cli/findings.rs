@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::check::{FlowtableReference, RuleReference};
+use super::mend::{Fix, Mend};
 use crate::config::ConfigError;
 
 /// How bad a finding is.
@@ -43,6 +44,14 @@ pub struct Finding {
     pub why: String,
     /// The command that mends it, where there is one.
     pub fix: Option<String>,
+    /// Whether `flyover doctor --fix` mends it.
+    pub fixable: bool,
+    /// After `--fix`: why it is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
+    /// What `--fix` does.
+    #[serde(skip)]
+    pub(crate) mends: Vec<Mend>,
     /// The rule that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleReference>,
@@ -52,30 +61,70 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A configuration that can't be used.
-    pub(super) fn config(error: &ConfigError) -> Self {
+    /// One about nothing in particular.
+    pub(super) fn new(
+        severity: Severity,
+        check: &'static str,
+        what: String,
+        why: &str,
+        fix: Option<&str>,
+    ) -> Self {
         Self {
-            severity: Severity::Error,
-            check: "config",
-            what: error.to_string(),
-            why: "the gateway doesn't start with it".to_owned(),
-            fix: None,
+            severity,
+            check,
+            what,
+            why: why.to_owned(),
+            fix: fix.map(str::to_owned),
+            fixable: false,
+            left: None,
+            mends: Vec::new(),
             rule: None,
             flowtable: None,
         }
     }
+
+    /// A configuration that can't be used.
+    pub(super) fn config(error: &ConfigError) -> Self {
+        let why = "the gateway doesn't start with it";
+        Self::new(Severity::Error, "config", error.to_string(), why, None)
+    }
+
+    /// What `--fix` does about it. Notes stay as they are.
+    pub(super) fn mended_by(self, mends: Vec<Mend>) -> Self {
+        let fixable = self.severity != Severity::Note && !mends.is_empty();
+        Self { fixable, mends, ..self }
+    }
 }
 
-/// `{"ok":…,"findings":[…]}`
+/// `{"ok":…,"findings":[…]}`, and of `doctor` what was mended.
 #[derive(Serialize)]
 struct Document<'a> {
     ok: bool,
     findings: &'a [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fixes: Option<&'a [Fix]>,
 }
 
 /// Writes the JSON document.
 pub(super) fn write_json(out: &mut dyn Write, ok: bool, findings: &[Finding]) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Document { ok, findings })?;
+    write_document(out, &Document { ok, findings, dry_run: None, fixes: None })
+}
+
+/// Writes the doctor's JSON document.
+pub(super) fn write_doctor_json(
+    out: &mut dyn Write,
+    ok: bool,
+    findings: &[Finding],
+    fixes: &[Fix],
+    dry: bool,
+) -> io::Result<()> {
+    write_document(out, &Document { ok, findings, dry_run: Some(dry), fixes: Some(fixes) })
+}
+
+fn write_document(out: &mut dyn Write, document: &Document<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, document)?;
     writeln!(out)
 }
 
@@ -95,6 +144,9 @@ pub(super) fn write(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()>
         writeln!(out, "  why: {}", finding.why)?;
         if let Some(fix) = &finding.fix {
             writeln!(out, "  fix: {fix}")?;
+        }
+        if let Some(left) = &finding.left {
+            writeln!(out, "  left: {left}")?;
         }
     }
     Ok(())

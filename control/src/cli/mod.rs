@@ -4,8 +4,10 @@
 //! 0 well, 1 failed, 2 wrong usage or configuration.
 
 mod args;
+mod bind;
 mod check;
 mod dispatch;
+mod doctor;
 mod error;
 mod events;
 mod explain;
@@ -13,6 +15,7 @@ mod findings;
 mod flows;
 mod format;
 mod hardware;
+mod mend;
 mod show;
 mod table;
 mod top;

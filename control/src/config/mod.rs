@@ -18,10 +18,12 @@ use std::time::Duration;
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
 pub use error::{ConfigError, Place, Problem};
 pub use machine::Machine;
-pub use values::{Accelerate, Construct, Mark, Offload, Tier, TwinIo};
+pub use values::{Accelerate, Bind, Construct, Mark, Offload, Tier, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover.sock";
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/flyover/gateway.toml";
 /// Connections that the flow table holds unless told otherwise.
 pub const DEFAULT_CAPACITY: u32 = 1 << 20;
 /// Most connections that a flow table may be made for: two cache lines each way at most, so 16 GiB with IPv6.
@@ -71,6 +73,8 @@ pub struct PortConfig {
     pub mtu: Option<u16>,
     /// How the twin's frames are carried.
     pub twin_io: TwinIo,
+    /// Who takes a NIC from its kernel driver, and when it goes back.
+    pub bind: Bind,
 }
 
 /// `[workers]`
@@ -155,6 +159,11 @@ impl Config {
     pub fn parse(path: &Path, text: &str, machine: &Machine) -> Result<Self, ConfigError> {
         let source = source::Source::new(path, text);
         resolve::config(&source, raw::parse(&source)?, machine)
+    }
+
+    /// A configuration without ports, everything by default: for what any gateway needs.
+    pub fn without_ports(machine: &Machine) -> Result<Self, ConfigError> {
+        resolve::without_ports(machine)
     }
 
     /// The configuration of `--port NAME=DEVICE` options, everything else by default.

@@ -30,6 +30,7 @@ pub(super) struct RawPort {
     pub(super) descriptors: Option<Spanned<i64>>,
     pub(super) mtu: Option<Spanned<i64>>,
     pub(super) twin_io: Option<Spanned<String>>,
+    pub(super) bind: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -12,7 +12,7 @@ use super::error::{ConfigError, Problem};
 use super::machine::Machine;
 use super::raw::{Raw, RawFlows, RawHardware, RawPolicy, RawPort, RawWorkers};
 use super::source::Source;
-use super::values::{self, Accelerate, Construct, Mark, Offload, Tier};
+use super::values::{self, Accelerate, Bind, Construct, Mark, Offload, Tier};
 use super::{
     ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_CAPACITY,
     MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo,
@@ -52,8 +52,16 @@ pub(super) fn from_options<S: AsRef<str>>(options: &[S], machine: &Machine) -> R
             option.as_ref().split_once('=').ok_or_else(|| source.fault(Problem::NotNameAndDevice))?;
         let text = |text: &str| Spanned::new(0..0, text.to_owned());
         let (name, device) = (text(name), text(device));
-        let port =
-            RawPort { name, device, netns: None, queues: None, descriptors: None, mtu: None, twin_io: None };
+        let port = RawPort {
+            name,
+            device,
+            netns: None,
+            queues: None,
+            descriptors: None,
+            mtu: None,
+            twin_io: None,
+            bind: None,
+        };
         ports.add(&source, &(0..0), port, machine)?;
     }
     let source = Source::PortOption("NAME=DEVICE");
@@ -61,6 +69,11 @@ pub(super) fn from_options<S: AsRef<str>>(options: &[S], machine: &Machine) -> R
         return Err(source.fault(Problem::NoPort));
     }
     assemble(&source, ports.done, &Raw::default(), machine)
+}
+
+/// The meaning of nothing at all.
+pub(super) fn without_ports(machine: &Machine) -> Result<Config, ConfigError> {
+    assemble(&Source::PortOption("NAME=DEVICE"), Vec::new(), &Raw::default(), machine)
 }
 
 fn assemble(
@@ -131,12 +144,14 @@ impl Ports {
         let twin_io = raw.twin_io.map_or(Ok(TwinIo::Auto), |text| {
             TwinIo::parse(text.get_ref()).map_err(|right| value(source, "twin_io", &text, right))
         })?;
+        let bind = raw.bind.map_or(Ok(Bind::Manual), |text| bind(source, &device, &text))?;
         self.places.push(source.earlier(span));
         self.done.push(PortConfig {
             queues: small("queues", 1..=i64::from(MAX_QUEUES), raw.queues)?,
             descriptors: small("descriptors", DESCRIPTORS, raw.descriptors)?,
             mtu: small("mtu", MTU, raw.mtu)?,
             twin_io,
+            bind,
             name,
             device,
             netns,
@@ -160,6 +175,15 @@ impl Ports {
         let value = format!("{:?}", text.get_ref());
         Err(source.fault_at(&text.span(), Problem::Duplicate { key, value, first, right }))
     }
+}
+
+fn bind(source: &Source<'_>, device: &Device, text: &Spanned<String>) -> Result<Bind, ConfigError> {
+    let bind = Bind::parse(text.get_ref()).map_err(|right| value(source, "bind", text, right))?;
+    if bind != Bind::Manual && device.is_vdev() {
+        let right = "a vdev has no kernel driver to be taken from; leave the line out".to_owned();
+        return Err(value(source, "bind", text, right));
+    }
+    Ok(bind)
 }
 
 /// A fault of a string's value.

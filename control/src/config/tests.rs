@@ -39,6 +39,7 @@ queues = 2
 descriptors = 1024
 mtu = 1500
 twin_io = "vhost-net"
+bind = "while-running"
 [workers]
 cores = [1]
 idle_sleep = "0"
@@ -70,6 +71,7 @@ listen = "127.0.0.1:9477"
     assert_eq!((wan.name.as_str(), wan.netns.as_deref()), ("wan0", Some("uplink")));
     assert_eq!(wan.device.to_string(), "net_tap0,iface=uplink");
     assert_eq!((wan.twin_io, lan.twin_io), (TwinIo::Auto, TwinIo::VhostNet));
+    assert_eq!((wan.bind, lan.bind), (Bind::Manual, Bind::WhileRunning));
     assert_eq!((lan.queues, lan.descriptors, lan.mtu), (Some(2), Some(1024), Some(1500)));
     assert_eq!(
         (config.workers.cores.as_slice(), config.workers.idle_sleep),
@@ -133,7 +135,7 @@ fn keys_that_do_not_exist_are_named_with_the_likely_one() {
     assert_eq!(
         fault_below_port("mtuu = 1500"),
         "gw.toml:4:1: unknown key `mtuu` in [[port]] (did you mean `mtu`?); \
-         the keys here are name, device, netns, queues, descriptors, mtu, twin_io"
+         the keys here are name, device, netns, queues, descriptors, mtu, twin_io, bind"
     );
     assert_eq!(
         fault_below_port("[flows]\n  capcity = 1"),
@@ -459,4 +461,23 @@ proptest! {
             prop_assert!(error.to_string().starts_with("--port "), "{error}");
         }
     }
+}
+
+#[test]
+fn only_nics_are_bound() {
+    let nic = |bind: &str| format!("[[port]]\nname = \"a\"\ndevice = \"0000:3b:00.0\"\nbind = \"{bind}\"\n");
+    for bind in Bind::ALL {
+        assert_eq!(parse(&nic(bind.name())).expect("valid").ports.first().map(|port| port.bind), Some(*bind));
+    }
+    assert!(fault(&nic("always")).contains("bind = \"always\": "), "{}", fault(&nic("always")));
+    let vdev = fault("[[port]]\nname = \"a\"\ndevice = \"net_null0\"\nbind = \"auto\"\n");
+    assert!(vdev.contains(":4:8: bind = \"auto\": a vdev has no kernel driver"), "{vdev}");
+}
+
+#[test]
+fn without_ports_everything_is_as_by_default() {
+    let (_directory, machine) = machine();
+    let mut config = Config::from_ports(&["a=net_null0"], &machine).expect("valid");
+    config.ports.clear();
+    assert_eq!(Config::without_ports(&machine).expect("valid"), config);
 }

@@ -80,6 +80,18 @@ choices! {
 }
 
 choices! {
+    /// Who takes a port's NIC from its kernel driver, and when it goes back.
+    Bind {
+        /// The user, before the start.
+        Manual => "manual",
+        /// The gateway; it goes back when the gateway fails, at its start or later.
+        Auto => "auto",
+        /// The gateway; it goes back when the gateway ends.
+        WhileRunning => "while-running",
+    }
+}
+
+choices! {
     /// A construct of a ruleset that sees fewer packets once a flow flies.
     Construct {
         /// `queue`: packets handed to user space.

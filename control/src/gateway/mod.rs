@@ -47,6 +47,11 @@ pub fn run(config: &Config, options: &RunOptions) -> Result<(), GatewayError> {
     gateway.follow()
 }
 
+/// Memory in MB that packets of a configuration take.
+pub(crate) fn packet_memory_mb(config: &Config) -> u32 {
+    start::packet_memory_mb(config, config.workers.cores.len())
+}
+
 /// How long one wait for events lasts at the most: the pace of timers, while there are any.
 const TICK: Duration = Duration::from_millis(10);
 /// The same while no connection is known.

@@ -237,7 +237,7 @@ fn data_room(config: &Config) -> u16 {
     mtu.saturating_add(L2_ROOM).next_multiple_of(1024)
 }
 
-fn packet_memory_mb(config: &Config, workers: usize) -> u32 {
+pub(super) fn packet_memory_mb(config: &Config, workers: usize) -> u32 {
     // mbuf, headroom, and what the pool's ring and alignment take.
     let each = usize::from(data_room(config)) + 512;
     let bytes = packet_count(config, workers) * each + (64 << 20);

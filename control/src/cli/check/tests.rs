@@ -1,33 +1,35 @@
+use std::path::PathBuf;
+
 use super::*;
-use crate::config::Machine;
+use crate::config::{Bind, Machine};
+use crate::host::testing;
 
 /// A machine that lacks nothing: one twin of an earlier run, one NIC bound to vfio-pci.
 struct Fake {
-    directory: tempfile::TempDir,
+    machine: testing::Machine,
 }
 
 impl Fake {
     fn new() -> Self {
-        let fake = Self { directory: tempfile::tempdir().expect("temporary directory") };
+        let fake = Self { machine: testing::Machine::new() };
         fake.write("dev/net/tun", "");
         fake.write("proc/self/status", "Name:\tflyover\nCapEff:\t000001ffffffffff\n");
         fake.write("proc/sys/net/netfilter/nf_conntrack_events", "1\n");
         fake.write("proc/sys/net/netfilter/nf_conntrack_max", "262144\n");
         fake.write("proc/sys/net/ipv4/ip_forward", "1\n");
-        fake.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "64\n");
+        fake.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "512\n");
+        fake.write("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "512\n");
         fake.interface("wan0", Some("0x5102"));
         fake.nic("vfio-pci");
         fake
     }
 
     fn write(&self, path: &str, text: &str) {
-        let path = self.directory.path().join(path);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
-        fs::write(path, text).expect("file");
+        self.machine.file(path, text);
     }
 
     fn remove(&self, path: &str) {
-        fs::remove_file(self.directory.path().join(path)).expect("removed");
+        self.machine.remove(path);
     }
 
     fn interface(&self, name: &str, tun_flags: Option<&str>) {
@@ -38,18 +40,17 @@ impl Fake {
     }
 
     fn nic(&self, driver: &str) {
-        let nic = self.directory.path().join("sys/bus/pci/devices/0000:3b:00.0");
-        fs::create_dir_all(&nic).expect("directories");
-        let _ = fs::remove_file(nic.join("driver"));
-        std::os::unix::fs::symlink(format!("../../drivers/{driver}"), nic.join("driver")).expect("symlink");
+        const NIC: &str = "sys/bus/pci/devices/0000:3b:00.0";
+        for (file, text) in [("class", "0x020000\n"), ("vendor", "0x8086\n"), ("device", "0x10fb\n")] {
+            self.write(&format!("{NIC}/{file}"), text);
+        }
+        self.machine.link(&format!("{NIC}/driver"), &format!("../../drivers/{driver}"));
     }
 
     fn findings(&self, ports: &[&str]) -> Vec<Finding> {
         let machine = Machine { cores: vec![0], netns: PathBuf::new() };
         let config = Config::from_ports(ports, &machine).expect("valid");
-        let root = self.directory.path().to_owned();
-        let exists = |name: &str| root.join(format!("sys/class/net/{name}")).exists().then_some(7);
-        Host { root: root.clone(), index_of: &exists, run: &|_| None }.findings(&config)
+        Checks { host: self.machine.host(), running: None }.findings(&config)
     }
 
     /// The one finding, as severity, check and text.
@@ -109,6 +110,28 @@ fn nics_must_exist_and_be_bound() {
     fake.nic("ixgbe");
     assert_eq!(fake.only(PORTS).2, "lan0: 0000:3b:00.0 is bound to the kernel driver ixgbe");
     assert_eq!(fake.only(&["lan0=0000:3b:00.1"]).2, "lan0: there is no PCI device 0000:3b:00.1");
+    fake.write("sys/bus/pci/devices/0000:3b:00.0/class", "0x010802\n");
+    assert!(fake.only(PORTS).2.starts_with("lan0: 0000:3b:00.0 is no network device"));
+}
+
+#[test]
+fn a_nic_that_the_gateway_takes_itself_must_be_free() {
+    let fake = Fake::new();
+    fake.nic("ixgbe");
+    fake.machine.link("sys/bus/pci/devices/0000:3b:00.0/iommu_group", "../../../kernel/iommu_groups/9");
+    fake.machine.directory("sys/bus/pci/devices/0000:3b:00.0/net/eth0");
+    fake.machine.directory("sys/class/net/eth0");
+    fake.machine.prints("ip -j -4 route show table all", "[]");
+    fake.machine.prints("ip -j address show", "[]");
+    let machine = Machine { cores: vec![0], netns: PathBuf::new() };
+    let mut config = Config::from_ports(PORTS, &machine).expect("valid");
+    config.ports.iter_mut().for_each(|port| port.bind = Bind::Auto);
+    let checks = Checks { host: fake.machine.host(), running: None };
+    assert_eq!(checks.findings(&config), []);
+    fake.machine.prints("ip -j -4 route show table all", r#"[{"dst":"default","dev":"eth0"}]"#);
+    let findings = checks.findings(&config);
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert!(finding.what.starts_with("lan0: bind = \"auto\", but 0000:3b:00.0 (eth0) stays"), "{finding:?}");
 }
 
 #[test]
