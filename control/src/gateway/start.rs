@@ -139,6 +139,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             hot: hot.of_worker(number),
             counters,
             activity,
+            door: Arc::default(),
             stop: Arc::clone(&stop),
         };
         threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
