@@ -1,6 +1,6 @@
 //! Why packets take another way than the fast one, in words for an operator.
 
-use dataplane::packet::PuntReason;
+use dataplane::packet::{DropReason, PuntReason};
 
 /// Why packets go to the kernel for what they are themselves.
 pub(crate) const fn punted_why(reason: PuntReason) -> &'static str {
@@ -41,5 +41,26 @@ pub(crate) const fn punted_why(reason: PuntReason) -> &'static str {
         }
         PuntReason::Arp => "ARP is the kernel's",
         PuntReason::EtherType => "neither IPv4 nor IPv6, or in an encapsulation that is not taken apart",
+    }
+}
+
+/// Why packets go no further.
+pub(crate) const fn dropped_why(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::BadIpHeader => {
+            "its IPv4 header's checksum, version or length is wrong: the kernel drops such packets without a trace"
+        }
+        DropReason::ImplausibleClose => {
+            "a FIN, RST or SYN that does not fit what its ends have acknowledged: the kernel would ignore it"
+        }
+        DropReason::PuntRingFull => "the kernel takes fewer packets than come: the ring to it is full",
+        DropReason::ControlBudget => {
+            "more ARP, neighbour discovery or other control traffic came by its port than the kernel is given"
+        }
+        DropReason::TwinFull => "the twin takes no more packets",
+        DropReason::FromKernelRingFull => "the kernel sends faster than the worker takes it",
+        DropReason::TxQueueFull => "the port sends slower than packets come: its transmit queue is full",
+        DropReason::NoPort => "the port that it would leave by is gone",
+        DropReason::NoMbuf => "no packet buffer is free",
     }
 }
