@@ -183,6 +183,7 @@ impl Gateway {
             hot,
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
+            door: Arc::default(),
             stop: Arc::new(AtomicBool::new(false)),
         };
         let ports = queues.into_iter().map(|(rx, tx)| WorkerPort { rx: Some(rx), tx, marks }).collect();

@@ -13,3 +13,4 @@ pub mod nft;
 pub mod nics;
 pub mod ruleset;
 pub mod tracker;
+mod words;

@@ -3,6 +3,7 @@
 //! Knows nothing of netlink, sockets or files. `unsafe` is confined to `dpdk` and `flow`.
 #![deny(unsafe_code)]
 
+pub mod capture;
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod dpdk;

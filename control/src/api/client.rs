@@ -1,15 +1,18 @@
 //! The asking side: blocking, with a timeout.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dataplane::capture::{Record, What};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::capture::{CaptureHead, CaptureRequest};
 use super::protocol::{MAX_REPLY, Reply, Request};
 
 /// How long a gateway may take for any step of an answer.
@@ -57,6 +60,12 @@ pub enum ClientError {
         /// What doesn't fit.
         error: serde_json::Error,
     },
+    /// Records of packets aren't what this version expects.
+    #[error("{}: the gateway is another version of flyover: restart it, or use its own flyover", path.display())]
+    OtherVersion {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The gateway refuses the request.
     #[error("the gateway refuses: {0}")]
     Refused(String),
@@ -93,6 +102,14 @@ impl Client {
         serde_json::from_str(document.get()).map_err(|error| self.garbled(error))
     }
 
+    /// Asks for packets; gives what the gateway says of them, and where they come from.
+    pub fn capture(mut self, request: CaptureRequest) -> Result<(CaptureHead, RecordStream), ClientError> {
+        let head = self.ask(&Request::Capture(request))?;
+        let Self { path, stream } = self;
+        stream.get_ref().set_read_timeout(Some(PACE)).map_err(|error| fault(&path, error))?;
+        Ok((head, RecordStream { path, stream, buffer: Vec::new(), at: 0 }))
+    }
+
     fn exchange(&mut self, line: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.get_mut().write_all(line)?;
         let mut answer = Vec::new();
@@ -102,6 +119,78 @@ impl Client {
 
     fn garbled(&self, error: serde_json::Error) -> ClientError {
         ClientError::Garbled { path: self.path.clone(), error }
+    }
+}
+
+/// How long one wait for a record lasts.
+const PACE: Duration = Duration::from_millis(50);
+
+/// Records of packets, as they come.
+#[derive(Debug)]
+pub struct RecordStream {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+    /// What has come; taken up to `at`.
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+/// What has come.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// Nothing for a moment.
+    Nothing,
+    /// No more will.
+    End,
+}
+
+impl RecordStream {
+    /// The next record, which is waited for a moment.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no record.
+    pub fn next(&mut self) -> Result<Told<'_>, ClientError> {
+        loop {
+            let waiting = self.buffer.get(self.at..).unwrap_or_default();
+            match Record::read(waiting) {
+                Err(_) => return Err(ClientError::OtherVersion { path: self.path.clone() }),
+                // Read once more below: the borrow may not outlive this turn.
+                Ok(Some((_, len))) => {
+                    let from = self.at;
+                    self.at += len;
+                    let record = self.buffer.get(from..).map(Record::read);
+                    return Ok(match record {
+                        Some(Ok(Some((record, _)))) if record.what != What::End => Told::Record(record),
+                        _ => Told::End,
+                    });
+                }
+                Ok(None) => {}
+            }
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            match self.stream.fill_buf() {
+                // The gateway says so when it ends well.
+                Ok([]) => return Err(fault(&self.path, ErrorKind::UnexpectedEof.into())),
+                Ok(more) => {
+                    self.buffer.extend_from_slice(more);
+                    let len = more.len();
+                    self.stream.consume(len);
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Ok(Told::Nothing);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(fault(&self.path, error)),
+            }
+        }
+    }
+
+    /// Asks for the end: what is under way still comes.
+    pub fn finish(&self) {
+        // A gateway that is gone has ended already.
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 }
 

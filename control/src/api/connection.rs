@@ -8,6 +8,7 @@ use dataplane::flow::{FiveTuple, TCP, UDP};
 use mio::net::UnixStream;
 use serde::Serialize;
 
+use super::capture::CaptureRequest;
 use super::protocol::{self, MAX_PAGE, MAX_REQUEST, Reply, Request};
 use super::server::Handler;
 
@@ -22,6 +23,15 @@ pub(super) enum Next {
     Again,
     /// Close it.
     Close,
+    /// It wants packets: hand it over.
+    Capture(CaptureRequest),
+}
+
+/// What a step has led to.
+enum Step {
+    On,
+    Done,
+    Capture(CaptureRequest),
 }
 
 /// A client.
@@ -49,6 +59,11 @@ impl Connection {
         &mut self.stream
     }
 
+    /// Nothing waits to be written: the next request is taken only then.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     pub(super) fn last_active(&self) -> Instant {
         self.last_active
     }
@@ -58,8 +73,9 @@ impl Connection {
     pub(super) fn drive(&mut self, handler: &dyn Handler) -> Next {
         for _ in 0..STEPS {
             match self.step(handler) {
-                Ok(true) => {}
-                Ok(false) => return Next::Close,
+                Ok(Step::On) => {}
+                Ok(Step::Done) => return Next::Close,
+                Ok(Step::Capture(request)) => return Next::Capture(request),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Next::Close,
@@ -68,25 +84,27 @@ impl Connection {
         Next::Again
     }
 
-    /// One step; `false` when the client is done.
-    fn step(&mut self, handler: &dyn Handler) -> io::Result<bool> {
+    fn step(&mut self, handler: &dyn Handler) -> io::Result<Step> {
         self.flush()?;
         if self.closing {
-            return Ok(false);
+            return Ok(Step::Done);
         }
         if let Some(line) = self.take_line() {
             if !line.iter().all(u8::is_ascii_whitespace) {
-                self.output = answer(&line, handler);
+                match answer(&line, handler) {
+                    Answer::Reply(reply) => self.output = reply,
+                    Answer::Capture(request) => return Ok(Step::Capture(request)),
+                }
             }
-            return Ok(true);
+            return Ok(Step::On);
         }
         if self.input.len() >= MAX_REQUEST {
             self.output = error(format!("a request has at most {MAX_REQUEST} bytes"));
             self.closing = true;
-            return Ok(true);
+            return Ok(Step::On);
         }
         if self.ended {
-            return Ok(false);
+            return Ok(Step::Done);
         }
         let mut buffer = [0; MAX_REQUEST];
         let room = MAX_REQUEST - self.input.len();
@@ -94,7 +112,7 @@ impl Connection {
         self.input.extend_from_slice(buffer.get(..length).unwrap_or_default());
         self.ended = length == 0;
         self.last_active = Instant::now();
-        Ok(true)
+        Ok(Step::On)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -121,8 +139,14 @@ impl Connection {
     }
 }
 
-fn answer(line: &[u8], handler: &dyn Handler) -> Vec<u8> {
-    match protocol::request(line) {
+enum Answer {
+    Reply(Vec<u8>),
+    Capture(CaptureRequest),
+}
+
+fn answer(line: &[u8], handler: &dyn Handler) -> Answer {
+    Answer::Reply(match protocol::request(line) {
+        Ok(Request::Capture(request)) => return Answer::Capture(request),
         Ok(Request::Status {}) => ok(handler.status()),
         Ok(Request::Ports {}) => ok(handler.ports()),
         Ok(Request::Stats {}) => ok(handler.stats()),
@@ -141,7 +165,7 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Vec<u8> {
             Err(message) => error(message),
         },
         Err(message) => error(message),
-    }
+    })
 }
 
 fn tuple(proto: &str, src: SocketAddr, dst: SocketAddr) -> Result<FiveTuple, String> {

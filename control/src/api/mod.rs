@@ -6,7 +6,9 @@
 //! `{"cmd":"explain","proto":"tcp","src":"192.0.2.1:1","dst":"192.0.2.2:2"}`; a reply is `{"ok":…}` or `{"error":"…"}`.
 //! Flows come in pages: the client asks again with the page's `next` as the cursor until that is null, so that
 //! neither side ever holds more than a page.
+//! After the reply to `{"cmd":"capture",…}` the connection carries records of packets until either side ends it.
 
+mod capture;
 mod client;
 mod connection;
 mod counters;
@@ -17,7 +19,8 @@ mod protocol;
 mod server;
 mod types;
 
-pub use client::{Client, ClientError};
+pub use capture::{CaptureHead, CaptureRequest};
+pub use client::{Client, ClientError, RecordStream, Told};
 pub use counters::{ByReason, Reason};
 pub use events::{EventInfo, EventPage};
 pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, Whereabouts};
@@ -25,7 +28,7 @@ pub use hardware::{
     DirectionRules, HardwareAudit, HardwareDirections, HardwareWaits, MarkCounts, PortHardware,
 };
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
-pub use server::{BindError, Handler, MAX_CLIENTS, Server};
+pub use server::{BindError, CaptureClient, Handler, MAX_CLIENTS, Server};
 pub use types::{
     ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo, PacketCounts, PerDirection,
     PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status,

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::capture::CaptureRequest;
 use super::types::{FlowInfo, FlowState};
 
 /// Most flows in one page, whatever the client asks for.
 pub const MAX_PAGE: usize = 256;
 /// Longest request in bytes, its newline included.
-pub const MAX_REQUEST: usize = 4096;
+pub const MAX_REQUEST: usize = 16 << 10;
 /// Longest reply that a client reads, in bytes: a page of flows is a tenth of it.
 pub(super) const MAX_REPLY: u64 = 4 << 20;
 
@@ -65,6 +66,8 @@ pub enum Request {
         /// As in `explain`.
         dst: SocketAddr,
     },
+    /// Packets as workers see them: [`super::CaptureHead`], and then records.
+    Capture(CaptureRequest),
 }
 
 fn page() -> usize {

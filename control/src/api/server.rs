@@ -1,7 +1,7 @@
 //! The serving side, for the control thread's mio loop: it never blocks and holds little.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -15,11 +15,12 @@ use mio::{Interest, Registry, Token};
 use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::capture::{CaptureHead, CaptureRequest};
 use super::connection::{Connection, Next};
 use super::events::EventPage;
 use super::explanation::Explanation;
 use super::hardware::{DirectionRules, PortHardware};
-use super::protocol::{FlowFilter, FlowPage};
+use super::protocol::{self, FlowFilter, FlowPage, Reply};
 use super::types::{PortStatus, Stats, Status};
 
 /// Most clients at a time; one more takes the place of the one that has been silent longest.
@@ -86,6 +87,40 @@ pub struct Server {
     identity: Option<(u64, u64)>,
     first_token: usize,
     connections: Vec<Option<Connection>>,
+    captures: Vec<CaptureClient>,
+}
+
+/// A client that wants packets, and is served elsewhere from here on.
+#[derive(Debug)]
+pub struct CaptureClient {
+    /// What it wants.
+    pub request: CaptureRequest,
+    /// The connection, on which nothing was written yet.
+    stream: std::os::unix::net::UnixStream,
+}
+
+impl CaptureClient {
+    /// Says why not, and ends the connection.
+    pub fn refuse(mut self, why: String) {
+        // Whoever does not even take a line need not know.
+        let _ = self.stream.write_all(&protocol::line(&Reply::<()>::Error(why)));
+    }
+
+    /// Says what is to come; gives the connection, on which records follow. It blocks from here on.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn begin(mut self, head: &CaptureHead) -> io::Result<std::os::unix::net::UnixStream> {
+        self.stream.write_all(&protocol::line(&Reply::Ok(head)))?;
+        self.stream.set_nonblocking(false)?;
+        Ok(self.stream)
+    }
+
+    /// The process that asks, as the kernel knows it.
+    pub fn process(&self) -> Option<i32> {
+        let peer = nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials);
+        peer.ok().map(|peer| peer.pid())
+    }
 }
 
 impl Server {
@@ -98,7 +133,8 @@ impl Server {
         let listener = listen(path).map_err(failed)?;
         let identity = fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
         let connections = std::iter::repeat_with(|| None).take(MAX_CLIENTS).collect();
-        Ok(Self { listener, path: path.to_owned(), identity, first_token: 0, connections })
+        let captures = Vec::new();
+        Ok(Self { listener, path: path.to_owned(), identity, first_token: 0, connections, captures })
     }
 
     /// Enters the listener into a poll. The server uses the tokens `first..first + 1 + MAX_CLIENTS`.
@@ -119,6 +155,11 @@ impl Server {
         } else if let Some(index) = token.0.checked_sub(self.first_token + 1) {
             self.drive(registry, index, handler);
         }
+    }
+
+    /// Clients that want packets since this was asked last.
+    pub fn captures(&mut self) -> Vec<CaptureClient> {
+        std::mem::take(&mut self.captures)
     }
 
     /// Clients at present.
@@ -178,6 +219,12 @@ impl Server {
             }
             // Closing the descriptor takes it out of the poll.
             Next::Close => *slot = None,
+            Next::Capture(request) => {
+                let Some(mut stream) = slot.take().map(Connection::into_stream) else { return };
+                if registry.deregister(&mut stream).is_ok() {
+                    self.captures.push(CaptureClient { request, stream: OwnedFd::from(stream).into() });
+                }
+            }
         }
     }
 }

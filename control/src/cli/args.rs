@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use tracing_subscriber::filter::LevelFilter;
 
+use super::capture::duration;
 use crate::api::{FlowFilter, FlowState};
 use crate::log::Format;
 use crate::nics::{HANDED_OVER, VFIO};
@@ -56,6 +57,10 @@ pub enum Command {
     Top(TopArguments),
     /// Where a connection is, since when, and why not further
     Explain(ExplainArguments),
+    /// What becomes of the next packets, step by step and why
+    Trace(TraceArguments),
+    /// Packets at the ports, as pcapng for tcpdump and Wireshark: as they come in, leave, go to the kernel, or are dropped
+    Capture(CaptureArguments),
 }
 
 /// Where the ports and everything else are described.
@@ -164,6 +169,73 @@ impl TopArguments {
     pub const fn interval(&self) -> Duration {
         Duration::from_secs(self.interval)
     }
+}
+
+/// `flyover trace`
+#[derive(Args, Debug)]
+pub struct TraceArguments {
+    /// So many packets
+    #[arg(short = 'n', long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub packets: u32,
+    /// Wait no longer for them, as 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Only packets that pass, as libpcap writes filters (man pcap-filter): `udp port 53`
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flyover capture`
+#[derive(Args, Debug)]
+pub struct CaptureArguments {
+    /// Where packets are written, as pcapng; - for standard output
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Only by this port; may be repeated
+    #[arg(short = 'i', long = "port", value_name = "PORT")]
+    pub interface: Vec<String>,
+    /// Where packets are captured
+    #[arg(long, value_name = "POINTS", value_delimiter = ',', default_value = "rx,tx,punt,drop")]
+    pub points: Vec<Point>,
+    /// End after so many packets
+    #[arg(short = 'c', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// No more than so many bytes of each packet
+    #[arg(short = 's', long, value_name = "BYTES", default_value = "65535", value_parser = clap::value_parser!(u16).range(1..))]
+    pub snaplen: u16,
+    /// End after so long, as 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Only packets that pass as they come in or as they leave, as libpcap writes filters (man pcap-filter)
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Print a summary as JSON instead of text
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl CaptureArguments {
+    /// Where packets are captured, each point once.
+    pub fn points(&self) -> Vec<Point> {
+        let all = [Point::Rx, Point::Tx, Point::Punt, Point::Drop];
+        all.into_iter().filter(|point| self.points.contains(point)).collect()
+    }
+}
+
+/// Where packets are captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Point {
+    /// As they come in.
+    Rx,
+    /// As they leave.
+    Tx,
+    /// As they are given to the kernel.
+    Punt,
+    /// As they are dropped.
+    Drop,
 }
 
 /// From which level on.

@@ -11,10 +11,11 @@ use super::args::{
     Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
     HardwareArguments, RunArguments, Shown, Source,
 };
+use super::capture::CaptureError;
 use super::check::Running;
 use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
-use super::{bind, check, doctor, events, explain, flows, hardware, mend, show, top};
+use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, top, trace};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine};
 use crate::host::Host;
@@ -56,6 +57,8 @@ enum Failure {
     /// One a device.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nflyover: "))]
     Bind(Vec<BindError>),
+    #[error("{0}")]
+    Capture(#[from] CaptureError),
     #[error("can't write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -91,6 +94,10 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
             let socket = socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
             top::run(&socket, &arguments).map_err(Failure::from)
         }
+        Command::Trace(arguments) => connect(socket).and_then(|client| Ok(trace::run(client, &arguments)?)),
+        Command::Capture(arguments) => {
+            connect(socket).and_then(|client| Ok(capture::run(client, &arguments)?))
+        }
         Command::Flows(arguments) => {
             let pace = arguments.shown.pace();
             connect(socket)
@@ -107,8 +114,12 @@ fn report(failure: &Failure) -> ExitCode {
     let code = match failure {
         // Whoever reads has seen enough: `flyover flows | head`.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Failure::Capture(CaptureError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
         Failure::Check => return ExitCode::from(1),
         Failure::Config(_) | Failure::Usage(_) | Failure::Top(top::TopError::NoTerminal) => 2,
+        Failure::Capture(error) if error.is_usage() => 2,
         _ => 1,
     };
     let mut text = failure.to_string();

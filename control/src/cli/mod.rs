@@ -5,6 +5,7 @@
 
 mod args;
 mod bind;
+mod capture;
 mod check;
 mod dispatch;
 mod doctor;
@@ -19,6 +20,7 @@ mod mend;
 mod show;
 mod table;
 mod top;
+mod trace;
 
 pub use args::{Arguments, Command};
 pub use check::machine as check_machine;

@@ -15,6 +15,7 @@ use nix::libc::ENOENT;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
+use super::captures::Captures;
 use super::error::GatewayError;
 use super::kept::{Kept, Wish};
 use super::remake::Remake;
@@ -66,7 +67,7 @@ impl Waker {
     }
 
     /// What the punt thread calls.
-    pub(super) fn notifier(&self) -> Box<dyn Fn() + Send> {
+    pub(super) fn notifier(&self) -> Box<dyn Fn() + Send + Sync> {
         let waker = Arc::clone(&self.waker);
         Box::new(move || {
             // An eventfd whose counter is full has woken the loop already.
@@ -115,6 +116,8 @@ impl Drop for Kernel {
 
 /// A running gateway. Dropping it stops the threads first, then closes ports and twins, then DPDK.
 pub(super) struct Gateway {
+    // First, so that workers are there to give back what they record in.
+    captures: Captures,
     threads: Threads,
     state: State,
     settling: Settling,
@@ -140,6 +143,7 @@ impl Gateway {
         threads: Threads,
         state: State,
         settling: Settling,
+        captures: Captures,
         remake: Remake,
         observations: Arc<ArrayQueue<Observation>>,
         mut kernel: Kernel,
@@ -159,6 +163,7 @@ impl Gateway {
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
         api.register(registry, API).map_err(failed("API socket"))?;
         Ok(Self {
+            captures,
             threads,
             state,
             settling,
@@ -214,6 +219,7 @@ impl Gateway {
             self.act()?;
             self.settling.advance();
             self.state.plane.reclaim();
+            self.serve_captures();
             for event in &events {
                 match event.token() {
                     SIGNALS if self.signalled() => {
@@ -226,6 +232,7 @@ impl Gateway {
                     }
                     token if self.api.tokens().contains(&token.0) => {
                         self.api.handle(self.waker.poll.registry(), token, &self.state);
+                        self.serve_captures();
                     }
                     _ => {}
                 }
@@ -233,6 +240,16 @@ impl Gateway {
             if let Some(thread) = self.threads.dead() {
                 return Err(GatewayError::ThreadDied(thread));
             }
+        }
+    }
+
+    /// Clients that want packets are served, and those that have had enough forgotten.
+    fn serve_captures(&mut self) {
+        let State { ports, plane, .. } = &mut self.state;
+        let names: Vec<&str> = ports.iter().map(|port| port.config.name.as_str()).collect();
+        self.captures.advance(&names, &mut plane.offload);
+        for client in self.api.captures() {
+            self.captures.add(client, &names, &mut plane.offload);
         }
     }
 

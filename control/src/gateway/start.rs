@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use crossbeam::queue::ArrayQueue;
+use dataplane::capture::Door;
 use dataplane::clock::Clock;
 use dataplane::dpdk::{
     Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TxQueue,
@@ -15,6 +16,7 @@ use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableC
 use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread, Twin};
 use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
 
+use super::captures::Captures;
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::flowtables::Tagging;
@@ -116,11 +118,12 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let punt_counters = punt.counters();
 
     let flags = Arc::new(PortFlags::default());
+    let doors: Vec<Arc<Door>> = (0..workers).map(|_| Arc::default()).collect();
     let mut views = Vec::new();
     let mut threads = Vec::new();
     let idle = IdlePolicy { longest: config.workers.idle_sleep };
     let cores = config.workers.cores.iter().zip(0..);
-    for (((core, number), queues), from_kernel) in cores.zip(queues).zip(to_workers) {
+    for ((((core, number), queues), from_kernel), door) in cores.zip(queues).zip(to_workers).zip(&doors) {
         let (counters, activity) = (Arc::new(WorkerCounters::default()), Arc::new(Activity::default()));
         views.push(WorkerView {
             core: *core,
@@ -139,11 +142,13 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             hot: hot.of_worker(number),
             counters,
             activity,
+            door: Arc::clone(door),
             stop: Arc::clone(&stop),
         };
         threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
     }
 
+    let captures = Captures::new(doors, Arc::clone(&flags), clock, waker.notifier().into());
     let settling = Settling::new(Arc::clone(table.qsbr()), commands, Arc::clone(&bell));
     let offload = Offload::new(hardware, (&table, &contexts, &adjacencies));
     let plane = FlowPlane {
@@ -189,7 +194,20 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         conntrack: ConntrackTotals::default(),
         ready: false,
     };
-    Gateway::new(threads, state, settling, remake, observations, kernel, api, waker, keepers, pool, eal)
+    Gateway::new(
+        threads,
+        state,
+        settling,
+        captures,
+        remake,
+        observations,
+        kernel,
+        api,
+        waker,
+        keepers,
+        pool,
+        eal,
+    )
 }
 
 /// An error of a setting of a twin.

@@ -1,5 +1,6 @@
 //! A packet in a DPDK buffer.
 
+use std::ffi::c_char;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -136,6 +137,20 @@ impl Mbuf {
         head.fdir_id = mark;
     }
 
+    /// What was noted on the packet. Drivers leave it: it is of the last packet in this buffer until it is set.
+    #[inline]
+    pub fn note(&self, note: Note) -> u32 {
+        // SAFETY: the mbuf is ours, and DPDK gave the field at this offset in every mbuf to us alone.
+        unsafe { self.0.as_ptr().cast::<u8>().add(note.0).cast::<u32>().read() }
+    }
+
+    /// Notes something on the packet.
+    #[inline]
+    pub fn set_note(&mut self, note: Note, value: u32) {
+        // SAFETY: as in `note`, and `self` is borrowed mutably.
+        unsafe { self.0.as_ptr().cast::<u8>().add(note.0).cast::<u32>().write(value) }
+    }
+
     /// The tag control information of a VLAN tag that the port took off.
     #[inline]
     pub fn stripped_vlan(&self) -> Option<u16> {
@@ -231,6 +246,28 @@ impl Mbuf {
     pub fn prefetch_data(&self) {
         let head = self.head();
         prefetch(head.buf_addr.cast::<u8>().wrapping_add(usize::from(head.data_off)));
+    }
+}
+
+/// Where in every mbuf there is room for a word of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note(usize);
+
+impl Note {
+    /// The place, which is taken at the first call; `None` if there is none left. The EAL must have been initialised.
+    pub fn register() -> Option<Self> {
+        let mut field = sys::rte_mbuf_dynfield {
+            size: size_of::<u32>(),
+            align: align_of::<u32>(),
+            ..sys::rte_mbuf_dynfield::default()
+        };
+        for (to, from) in field.name.iter_mut().zip(b"flyover_note") {
+            *to = *from as c_char;
+        }
+        // SAFETY: the field is described by a name that ends within its array, and by a size and an alignment. The
+        // same description gives the same offset again.
+        let offset = unsafe { sys::rte_mbuf_dynfield_register(&raw const field) };
+        usize::try_from(offset).ok().map(Self)
     }
 }
 

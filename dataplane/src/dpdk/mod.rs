@@ -41,7 +41,7 @@ pub use burst::{BURST_MAX, Burst, Following, Sieve};
 pub use eal::{Eal, EalError, EalOptions, Hugepages};
 pub use error::Cause;
 pub use keeper::Keeper;
-pub use mbuf::{Mbuf, RxFlags};
+pub use mbuf::{Mbuf, Note, RxFlags};
 pub use mempool::{Mempool, MempoolError};
 pub use port::{
     Direction, Link, Port, PortConfig, PortError, PortInfo, PortStats, ReceiveHook, RxQueue, SharedTx,

@@ -4,6 +4,7 @@ use super::decide::{self, Verdict};
 use super::egress;
 use super::hold::{Held, HoldQueue};
 use super::lane::{Fate, Fates, Lane, Lanes};
+use super::onlooker::Onlooker;
 use super::{BURST, CONTROL_BUDGET, CONTROL_BURST, PortState, WorkerLink};
 use crate::dpdk::{Burst, Mbuf, TxQueue};
 use crate::flow::{Entry, Entry4, Entry6, Line, Slot, WorkerCounters};
@@ -12,7 +13,7 @@ use crate::punt::{FromKernel, PuntClass, PuntEvent, Punted};
 
 /// Everything of a worker but the burst that has just come in.
 #[derive(Debug)]
-pub(super) struct Carrier {
+pub(super) struct Carrier<O: Onlooker> {
     pub(super) ports: Vec<PortState>,
     pub(super) link: WorkerLink,
     /// Milliseconds since start, read once a round.
@@ -21,12 +22,13 @@ pub(super) struct Carrier {
     /// The kernel's frames taken from their ring, and those of them that the punt thread knows to be sent.
     pub(super) fetched: u64,
     pub(super) sent: u64,
+    pub(super) onlooker: O,
 }
 
 /// As many packets for one port are sent at once; fewer wait for others until the round ends.
 const WORTH_SENDING: usize = BURST / 2;
 
-impl Carrier {
+impl<O: Onlooker> Carrier<O> {
     /// Does with each packet what was decided, in the order of their coming.
     pub(super) fn carry_out(&mut self, lanes: &mut Lanes) {
         let Lanes { v4, v6, behind } = lanes;
@@ -79,7 +81,7 @@ impl Carrier {
     fn stay(&mut self, mbuf: Mbuf, headers: &Headers, slot: Option<Slot>, verdict: Verdict) {
         match (verdict, slot) {
             (Verdict::Hold, Some(slot)) => self.hold(mbuf, *headers, slot),
-            (Verdict::Drop(reason), _) => self.link.counters.dropped(reason).add(1),
+            (Verdict::Drop(reason), _) => self.drop(&mbuf, reason),
             (Verdict::Punt(reason, event), slot) => self.punt(mbuf, headers, slot, reason, event),
             (Verdict::Fly | Verdict::Hold, _) => {
                 self.punt(mbuf, headers, None, PuntReason::NoFlow, PuntEvent::None);
@@ -101,7 +103,7 @@ impl Carrier {
             }
         };
         let Some((port, bytes)) = ready else {
-            return self.link.counters.dropped(DropReason::NoPort).add(1);
+            return self.drop(&mbuf, DropReason::NoPort);
         };
         self.link.counters.fast().add(1, bytes.into());
         self.send(port.into(), mbuf);
@@ -149,7 +151,7 @@ impl Carrier {
                     let _ = self.held.push(held);
                 }
                 (Verdict::Punt(reason, event), _) => self.punt_held(held, reason, event),
-                (Verdict::Drop(reason), _) => self.link.counters.dropped(reason).add(1),
+                (Verdict::Drop(reason), _) => self.drop(&held.mbuf, reason),
                 (Verdict::Fly, None) => self.punt_held(held, PuntReason::NoFlow, PuntEvent::None),
             }
         }
@@ -192,19 +194,25 @@ impl Carrier {
         let reason = match refusal.what {
             Refused::Punt(reason) => reason,
             Refused::Drop(_) if self.link.flags.is_bridged(port) => PuntReason::Malformed,
-            Refused::Drop(reason) => return self.link.counters.dropped(reason).add(1),
+            Refused::Drop(reason) => return self.drop(&mbuf, reason),
         };
         let to_gateway = refusal.dst.is_some_and(|address| self.link.local.contains(address));
         let class = match (refusal.link_control || to_gateway, self.take_token(port)) {
             (true, true) => PuntClass::Control,
             (true, false) if refusal.link_control => {
-                return self.link.counters.dropped(DropReason::ControlBudget).add(1);
+                return self.drop(&mbuf, DropReason::ControlBudget);
             }
             _ => PuntClass::Transit,
         };
         let Refusal { ingress, l3, .. } = refusal;
         let packet = Punted { mbuf, ingress, l3, reason, flow: None, event: PuntEvent::None };
         self.push_punted(class, packet);
+    }
+
+    /// Counts a packet that goes no further.
+    fn drop(&mut self, mbuf: &Mbuf, reason: DropReason) {
+        self.link.counters.dropped(reason).add(1);
+        self.onlooker.dropped(mbuf, reason);
     }
 
     fn take_token(&mut self, port: usize) -> bool {
@@ -220,12 +228,16 @@ impl Carrier {
         taken
     }
 
-    fn push_punted(&self, class: PuntClass, packet: Punted) {
+    fn push_punted(&mut self, class: PuntClass, packet: Punted) {
         let (reason, event, flow) = (packet.reason, packet.event, packet.flow);
+        let kept = self.onlooker.may_be_punted(&packet.mbuf);
         match self.link.rings.push(class, packet) {
-            Ok(()) => self.link.counters.punted(reason).add(1),
-            Err(_full) => {
-                self.link.counters.dropped(DropReason::PuntRingFull).add(1);
+            Ok(()) => {
+                self.link.counters.punted(reason).add(1);
+                self.onlooker.punted(kept, reason, event, class);
+            }
+            Err(packet) => {
+                self.drop(&packet.mbuf, DropReason::PuntRingFull);
                 decide::undo(&self.link, flow, event);
             }
         }
@@ -235,8 +247,9 @@ impl Carrier {
     pub(super) fn send_from_kernel(&mut self) -> usize {
         let waiting = self.link.from_kernel.len();
         for nth in 0..waiting {
-            let Some(FromKernel { mbuf, port }) = self.link.from_kernel.pop() else { return nth };
+            let Some(FromKernel { mut mbuf, port }) = self.link.from_kernel.pop() else { return nth };
             self.fetched += 1;
+            self.onlooker.fetched(port, &mut mbuf);
             self.link.counters.from_kernel().add(1, mbuf.len() as u64);
             self.send(usize::from(port), mbuf);
         }
@@ -245,14 +258,12 @@ impl Carrier {
 
     /// Queues a packet on its port; it leaves with others, at the end of the round at the latest.
     fn send(&mut self, port: usize, mbuf: Mbuf) {
-        let Some(state) = self.ports.get_mut(port) else {
-            return self.link.counters.dropped(DropReason::NoPort).add(1);
-        };
+        let Some(state) = self.ports.get_mut(port) else { return self.drop(&mbuf, DropReason::NoPort) };
         if state.out.is_full() {
-            state.flush(&self.link.counters);
+            state.flush(port, &self.link.counters, &mut self.onlooker);
         }
-        if state.out.push(mbuf).is_err() {
-            self.link.counters.dropped(DropReason::TxQueueFull).add(1);
+        if let Err(mbuf) = state.out.push(mbuf) {
+            self.drop(&mbuf, DropReason::TxQueueFull);
         }
     }
 
@@ -260,16 +271,16 @@ impl Carrier {
     fn send_all(&mut self, port: usize, packets: &mut Burst) {
         match self.ports.get_mut(port) {
             Some(state) if packets.len() >= WORTH_SENDING => {
-                state.flush(&self.link.counters);
-                transmit(&mut state.tx, packets, &self.link.counters);
+                state.flush(port, &self.link.counters, &mut self.onlooker);
+                transmit(&mut state.tx, port, packets, &self.link.counters, &mut self.onlooker);
             }
             _ => packets.drain().for_each(|mbuf| self.send(port, mbuf)),
         }
     }
 
     pub(super) fn flush(&mut self) {
-        for state in &mut self.ports {
-            state.flush(&self.link.counters);
+        for (port, state) in self.ports.iter_mut().enumerate() {
+            state.flush(port, &self.link.counters, &mut self.onlooker);
         }
         if self.sent != self.fetched {
             self.sent = self.fetched;
@@ -280,20 +291,28 @@ impl Carrier {
 
 impl PortState {
     /// Sends what waits.
-    fn flush(&mut self, counters: &WorkerCounters) {
+    fn flush<O: Onlooker>(&mut self, port: usize, counters: &WorkerCounters, onlooker: &mut O) {
         if !self.out.is_empty() {
-            transmit(&mut self.tx, &mut self.out, counters);
+            transmit(&mut self.tx, port, &mut self.out, counters, onlooker);
         }
     }
 }
 
 /// Sends a burst; what the queue does not take is dropped, as a NIC would.
-fn transmit(tx: &mut Option<TxQueue>, packets: &mut Burst, counters: &WorkerCounters) {
+fn transmit<O: Onlooker>(
+    tx: &mut Option<TxQueue>,
+    port: usize,
+    packets: &mut Burst,
+    counters: &WorkerCounters,
+    onlooker: &mut O,
+) {
     if let Some(tx) = tx {
+        onlooker.sends(port as u16, packets);
         tx.burst(packets);
     }
     for mbuf in packets.drain() {
         counters.dropped(DropReason::TxQueueFull).add(1);
+        onlooker.dropped(&mbuf, DropReason::TxQueueFull);
         // Counted when it was queued, and a packet counts once.
         let was = if mbuf.was_received() { counters.fast() } else { counters.from_kernel() };
         was.take_back(1, mbuf.len() as u64);

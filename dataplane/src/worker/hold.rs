@@ -54,6 +54,11 @@ impl HoldQueue {
         self.queue.is_empty()
     }
 
+    /// All that wait.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.queue.iter_mut()
+    }
+
     /// Packets of this direction may be waiting. (One that hashes alike makes a packet wait for a round: no harm.)
     pub(super) fn concerns(&self, slot: Slot) -> bool {
         !self.queue.is_empty() && self.waiting[bucket(slot)] > 0

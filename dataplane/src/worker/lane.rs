@@ -10,7 +10,9 @@ use super::carrier::Carrier;
 use super::decide::{self, Verdict};
 use super::egress;
 use super::hold::HoldQueue;
+use super::onlooker::Onlooker;
 use super::{BURST, WorkerLink};
+use crate::capture::Found;
 use crate::dpdk::{Burst, Following, Mbuf, Sieve};
 use crate::flow::{FlowTable, Key, Key6, Line, Line4, Line6, Lookup, Mark, Slot};
 use crate::packet::{DropReason, Headers, Outline, PuntReason, parse, parse_plain4, parse_plain6};
@@ -105,35 +107,35 @@ impl Lanes {
     /// Sorts what has come in, all of it in the burst of the IPv4 lane: what could fly to the lanes, the rest to the
     /// kernel. `MARKS`: the port's rules may have marked packets.
     #[inline(always)]
-    pub(super) fn sort<const MARKS: bool>(&mut self, port: u16, carrier: &mut Carrier) {
+    pub(super) fn sort<const MARKS: bool, O: Onlooker>(&mut self, port: u16, carrier: &mut Carrier<O>) {
         let Self { v4: Lane { packets, known, .. }, v6, behind } = self;
         known.clear();
         v6.known.clear();
         for mbuf in packets.iter() {
             mbuf.prefetch_data();
         }
-        packets.sift(&mut Sorter::<MARKS> { port, known, v6, behind, carrier });
+        packets.sift(&mut Sorter::<MARKS, O> { port, known, v6, behind, carrier });
         known.complete(packets.len(), &carrier.link.table);
         v6.known.complete(v6.packets.len(), &carrier.link.table);
     }
 
     /// The same for a port whose rules mark packets.
     #[inline(never)]
-    pub(super) fn sort_marked(&mut self, port: u16, carrier: &mut Carrier) {
-        self.sort::<true>(port, carrier);
+    pub(super) fn sort_marked<O: Onlooker>(&mut self, port: u16, carrier: &mut Carrier<O>) {
+        self.sort::<true, O>(port, carrier);
     }
 }
 
 /// Tells the packets of a burst apart.
-struct Sorter<'a, const MARKS: bool> {
+struct Sorter<'a, const MARKS: bool, O: Onlooker> {
     port: u16,
     known: &'a mut Known<Line4>,
     v6: &'a mut Lane<Line6>,
     behind: &'a mut [u8; BURST],
-    carrier: &'a mut Carrier,
+    carrier: &'a mut Carrier<O>,
 }
 
-impl<const MARKS: bool> Sieve for Sorter<'_, MARKS> {
+impl<const MARKS: bool, O: Onlooker> Sieve for Sorter<'_, MARKS, O> {
     #[inline(always)]
     fn stays(&mut self, at: usize, mbuf: &Mbuf) -> bool {
         match parse_plain4(mbuf.data(), self.port) {
@@ -177,7 +179,7 @@ impl<const MARKS: bool> Sieve for Sorter<'_, MARKS> {
     }
 }
 
-impl<const MARKS: bool> Sorter<'_, MARKS> {
+impl<const MARKS: bool, O: Onlooker> Sorter<'_, MARKS, O> {
     #[inline(always)]
     fn push6(&mut self, at: usize, mbuf: Mbuf, key: Key6, outline: &Outline) {
         self.behind[self.v6.packets.len() % BURST] = at as u8;
@@ -289,22 +291,43 @@ impl<L: Line> Lane<L> {
     }
 
     /// Finds each packet's entry, decides by it, and makes ready to leave what flies. Nothing is sent yet.
-    pub(super) fn prepare(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
+    #[inline(always)]
+    pub(super) fn prepare<O: Onlooker>(
+        &mut self,
+        link: &WorkerLink,
+        held: &mut HoldQueue,
+        onlooker: &mut O,
+        now: u32,
+    ) {
         self.fates.begin(self.packets.len());
         if self.known.lookup.marked != 0 {
-            return self.prepare_marked(link, held, now);
+            return self.prepare_marked(link, held, onlooker, now);
         }
         L::arena(&link.table).find_candidates(&mut self.known.lookup, AHEAD);
-        let from = if held.is_empty() { self.prepare_from::<true, false>(0, link, held, now) } else { 0 };
-        self.prepare_from::<false, false>(from, link, held, now);
+        let from = if held.is_empty() {
+            self.prepare_from::<true, false, O>(0, link, held, onlooker, now)
+        } else {
+            0
+        };
+        self.prepare_from::<false, false, O>(from, link, held, onlooker, now);
     }
 
     /// The same where some packets are marked.
     #[inline(never)]
-    fn prepare_marked(&mut self, link: &WorkerLink, held: &mut HoldQueue, now: u32) {
+    fn prepare_marked<O: Onlooker>(
+        &mut self,
+        link: &WorkerLink,
+        held: &mut HoldQueue,
+        onlooker: &mut O,
+        now: u32,
+    ) {
         L::arena(&link.table).find_unmarked_candidates(&mut self.known.lookup, AHEAD);
-        let from = if held.is_empty() { self.prepare_from::<true, true>(0, link, held, now) } else { 0 };
-        self.prepare_from::<false, true>(from, link, held, now);
+        let from = if held.is_empty() {
+            self.prepare_from::<true, true, O>(0, link, held, onlooker, now)
+        } else {
+            0
+        };
+        self.prepare_from::<false, true, O>(from, link, held, onlooker, now);
         // All of a burst came in by one port.
         let (port, lookup) = (self.known.outlines[0].ingress.port(), &self.known.lookup);
         if let Some(counter) = link.counters.marked(port.into()) {
@@ -316,11 +339,12 @@ impl<L: Line> Lane<L> {
     /// The same from a packet on. `ALONE`: nobody waits, and where somebody begins to it ends; says where that is.
     /// `MARKS`: some packets are marked.
     #[inline(always)]
-    fn prepare_from<const ALONE: bool, const MARKS: bool>(
+    fn prepare_from<const ALONE: bool, const MARKS: bool, O: Onlooker>(
         &mut self,
         from: usize,
         link: &WorkerLink,
         held: &mut HoldQueue,
+        onlooker: &mut O,
         now: u32,
     ) -> usize {
         let Self { packets, known: Known { keys, outlines, lookup }, fates } = self;
@@ -349,14 +373,23 @@ impl<L: Line> Lane<L> {
                 None => match arena.second_guess(at, key, lookup) {
                     Some(found) => found,
                     None => {
-                        fates.stays(at, None, Verdict::Punt(PuntReason::NoFlow, PuntEvent::None));
+                        let verdict = Verdict::Punt(PuntReason::NoFlow, PuntEvent::None);
+                        onlooker.decided(mbuf, Found::Nowhere, None, verdict);
+                        fates.stays(at, None, verdict);
                         continue;
                     }
                 },
             };
             let tell = |mbuf: &Mbuf, l3| link.hot.tell(&link.table, L::slot(index), mbuf, l3);
+            let found = if MARKS && O::LOOKS && lookup.is_marked(at) && guess.is_some() {
+                Found::Mark
+            } else {
+                Found::Lookup
+            };
+            let looked = onlooker.look(mbuf, entry.view(), contexts);
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {
                 Some(adjacency) if ALONE => {
+                    onlooker.decided(mbuf, found, looked, Verdict::Fly);
                     decide::saw_ack(&entry.view(), outline, now);
                     egress::make_ready(
                         adjacencies,
@@ -371,6 +404,7 @@ impl<L: Line> Lane<L> {
                     let headers = Headers { key: L::any_key(*key), outline: *outline };
                     let slot = L::slot(index);
                     let verdict = held.decide_new(slot, || decide::flow(link, mbuf, &headers, slot, now));
+                    onlooker.decided(mbuf, found, looked, verdict);
                     if verdict != Verdict::Fly {
                         fates.stays(at, Some(slot), verdict);
                         if ALONE && verdict == Verdict::Hold {

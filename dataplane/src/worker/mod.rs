@@ -11,13 +11,15 @@ mod hold;
 mod hot;
 mod idle;
 mod lane;
+mod onlooker;
 mod stages;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use crate::capture::{Door, Recorder};
 use crate::clock::Clock;
 use crate::dpdk::{Burst, RxQueue, TxQueue};
 use crate::flow::{AdjacencyTable, ContextTable, FlowTable, MAX_PORTS, QsbrReader, WorkerCounters};
@@ -29,6 +31,8 @@ pub use hot::{Hot, Told};
 use idle::Idle;
 pub use idle::{Activity, IdlePolicy};
 use lane::Lanes;
+pub use onlooker::Nobody;
+use onlooker::Onlooker;
 use stages::Watch;
 pub use stages::{Stage, StageCosts};
 
@@ -46,13 +50,19 @@ pub struct WorkerPort {
     pub marks: bool,
 }
 
-/// What workers need to know of ports beyond their queues; written by control.
+/// What workers need to know beyond their queues; written by control.
 #[derive(Debug, Default)]
 pub struct PortFlags {
     bridged: [AtomicBool; MAX_PORTS],
     gone: [AtomicBool; MAX_PORTS],
-    any_gone: AtomicBool,
+    /// What is to be done between two rounds: one load tells that nothing is.
+    calls: AtomicU8,
 }
+
+/// A port is gone.
+const GONE: u8 = 1;
+/// Workers are to record.
+const RECORD: u8 = 2;
 
 impl PortFlags {
     /// The port's twin is part of a bridge, which also forwards what a router would drop.
@@ -66,12 +76,21 @@ impl PortFlags {
     pub fn set_gone(&self, port: usize) {
         if let Some(flag) = self.gone.get(port) {
             flag.store(true, Ordering::Relaxed);
-            self.any_gone.store(true, Ordering::Release);
+            self.calls.fetch_or(GONE, Ordering::Release);
         }
     }
 
-    fn any_gone(&self) -> bool {
-        self.any_gone.load(Ordering::Acquire)
+    /// Workers are to record in what their [doors](Door) have for them, or to give it back.
+    pub fn set_recording(&self, recording: bool) {
+        if recording {
+            self.calls.fetch_or(RECORD, Ordering::Release);
+        } else {
+            self.calls.fetch_and(!RECORD, Ordering::Release);
+        }
+    }
+
+    fn calls(&self) -> u8 {
+        self.calls.load(Ordering::Acquire)
     }
 
     fn is_gone(&self, port: usize) -> bool {
@@ -106,6 +125,8 @@ pub struct WorkerLink {
     pub counters: Arc<WorkerCounters>,
     /// Rounds and sleeps counted.
     pub activity: Arc<Activity>,
+    /// Where it gets what it records in, while somebody looks on.
+    pub door: Arc<Door>,
     /// Set when the worker is to end.
     pub stop: Arc<AtomicBool>,
 }
@@ -125,10 +146,12 @@ struct PortState {
     control_refilled: u32,
 }
 
-/// See the module.
+/// See the module. `O` looks on: nobody, unless packets are captured or traced. Each has code of its own, so that what
+/// nobody looks at costs nothing.
 #[derive(Debug)]
-pub struct Worker {
-    carrier: Carrier,
+#[expect(private_bounds, reason = "who can look on is the worker's own affair")]
+pub struct Worker<O: Onlooker = Nobody> {
+    carrier: Carrier<O>,
     quiescence: QsbrReader,
     clock: Clock,
     lanes: Lanes,
@@ -155,7 +178,15 @@ impl Worker {
         };
         let ports = ports.into_iter().map(state).collect();
         Self {
-            carrier: Carrier { ports, link, now: 0, held: HoldQueue::default(), fetched: 0, sent: 0 },
+            carrier: Carrier {
+                ports,
+                link,
+                now: 0,
+                held: HoldQueue::default(),
+                fetched: 0,
+                sent: 0,
+                onlooker: Nobody,
+            },
             quiescence,
             clock,
             lanes: Lanes::default(),
@@ -166,9 +197,53 @@ impl Worker {
 
     /// Works until told to stop.
     pub fn run(mut self) {
+        while self.work() {
+            if let Some(recorder) = self.carrier.link.door.enter() {
+                let mut watched = self.watched_by(recorder);
+                watched.work();
+                self = watched.unwatched();
+            }
+        }
+    }
+
+    /// One round over all ports; says how many packets there were.
+    // By name: bench/instructions counts what happens inside.
+    #[inline(never)]
+    pub fn round(&mut self) -> usize {
+        self.one_round()
+    }
+
+    fn watched_by(mut self, recorder: Box<Recorder>) -> Worker<Box<Recorder>> {
+        // They came before anybody looked.
+        self.carrier.held.iter_mut().for_each(|held| recorder.forget(&mut held.mbuf));
+        self.with(recorder).0
+    }
+}
+
+impl Worker<Box<Recorder>> {
+    fn unwatched(self) -> Worker {
+        let (worker, recorder) = self.with(Nobody);
+        worker.carrier.link.door.leave(recorder);
+        worker
+    }
+}
+
+#[expect(private_bounds, reason = "as above")]
+impl<O: Onlooker> Worker<O> {
+    /// The same worker with somebody else looking on; and who did before.
+    fn with<Other: Onlooker>(self, other: Other) -> (Worker<Other>, O) {
+        let Self { carrier, quiescence, clock, lanes, idle, watch } = self;
+        let Carrier { ports, link, now, held, fetched, sent, onlooker } = carrier;
+        let carrier = Carrier { ports, link, now, held, fetched, sent, onlooker: other };
+        (Worker { carrier, quiescence, clock, lanes, idle, watch }, onlooker)
+    }
+
+    /// Works for a round, and on until told to stop (`false`), or until somebody begins to look on or ceases to.
+    fn work(&mut self) -> bool {
         while !self.carrier.link.stop.load(Ordering::Relaxed) {
-            let packets = self.round();
-            if self.carrier.link.flags.any_gone() {
+            let packets = O::round(self);
+            let calls = self.carrier.link.flags.calls();
+            if calls & GONE != 0 {
                 self.let_go();
             }
             self.quiescent();
@@ -183,13 +258,15 @@ impl Worker {
                 self.idle.worked();
             }
             self.carrier.link.activity.polled(packets > 0);
+            if (calls & RECORD != 0) != O::LOOKS {
+                return true;
+            }
         }
+        false
     }
 
-    /// One round over all ports; says how many packets there were.
-    // By name: bench/instructions counts what happens inside.
-    #[inline(never)]
-    pub fn round(&mut self) -> usize {
+    #[inline(always)]
+    fn one_round(&mut self) -> usize {
         self.carrier.now = self.clock.millis() as u32;
         self.watch.begin();
         let mut packets = 0;
@@ -229,18 +306,19 @@ impl Worker {
         if received == 0 {
             return 0;
         }
+        carrier.onlooker.received(port as u16, &mut lanes.v4.packets);
         if carrier.ports.get(port).is_some_and(|state| state.marks) {
             lanes.sort_marked(port as u16, carrier);
         } else {
-            lanes.sort::<false>(port as u16, carrier);
+            lanes.sort::<false, O>(port as u16, carrier);
         }
         watch.passed(Stage::Parse);
         // All states are read before the kernel's frames are fetched: whoever sees that a direction flies finds
         // the last frame that the kernel sent for it. Then, in this order, none overtakes: what the kernel has
         // sent, what was held, what came in just now, which has been made ready to leave meanwhile.
         carrier.decide_held();
-        lanes.v4.prepare(&carrier.link, &mut carrier.held, carrier.now);
-        lanes.v6.prepare(&carrier.link, &mut carrier.held, carrier.now);
+        lanes.v4.prepare(&carrier.link, &mut carrier.held, &mut carrier.onlooker, carrier.now);
+        lanes.v6.prepare(&carrier.link, &mut carrier.held, &mut carrier.onlooker, carrier.now);
         watch.passed(Stage::Decide);
         carrier.send_from_kernel();
         carrier.release_held();

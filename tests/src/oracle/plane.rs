@@ -150,6 +150,7 @@ impl FastPath {
             hot: Hot::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),
+            door: Arc::default(),
             stop: Arc::new(AtomicBool::new(false)),
         };
         let reader = table.qsbr().register()?;

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod agreement;
 mod audit;
+mod captured;
 mod counts;
 mod marks;
 mod orders;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dataplane::capture::Wanted;
 use dataplane::dpdk::flow_rule::{ErrorKind, FlowError, FlowId};
 use dataplane::flow::{
     AdjacencyId, AdjacencyTable, ContextTable, EntryState, EntryView, FlowRef, FlowTable, Key, flags,
@@ -116,6 +118,8 @@ pub(super) struct Offload {
     waits: Waits,
     audit: Audit,
     model: Option<Arc<Nic>>,
+    /// Packets that somebody wants to see: their directions stay with workers.
+    captured: Option<Arc<Wanted>>,
 }
 
 /// How long control waits for NICs.
@@ -164,6 +168,7 @@ impl Offload {
             waits: Waits::default(),
             audit: Audit::default(),
             model,
+            captured: None,
         }
     }
 
@@ -204,6 +209,9 @@ impl Offload {
     /// It may go into the NIC.
     pub(super) fn consider(&mut self, told: Told) {
         let (now, flow) = (self.now, told.flow);
+        if self.is_captured(flow) {
+            return;
+        }
         // A rule for another TTL takes none of its packets.
         if self.placed.get(&name(flow)).is_some_and(|placed| placed.rule.is_some() && placed.ttl != told.ttl)
             && self.for_one_ttl(flow)
@@ -312,6 +320,9 @@ impl Offload {
 
     /// Where the scheduler has it, and why not further.
     pub(super) fn why_not(&self, flow: FlowRef) -> Option<String> {
+        if self.is_captured(flow) {
+            return Some("kept out of the NIC: its packets are captured or traced".to_owned());
+        }
         let placed = self.placed.get(&name(flow))?;
         let scheduler = &self.ports.get(placed.port)?.scheduler;
         match scheduler.whereabouts(name(flow)) {

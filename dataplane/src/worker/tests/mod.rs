@@ -6,6 +6,7 @@ mod hot;
 mod lanes;
 mod marks;
 mod order;
+mod recorded;
 mod rounds;
 
 use std::net::IpAddr;
@@ -133,6 +134,7 @@ impl Rig {
             hot: Hot::default(),
             counters: Arc::default(),
             activity: Arc::default(),
+            door: Arc::default(),
             stop: Arc::default(),
         };
         let worker = Worker::new(ports, link, quiescence, Clock::start(), IdlePolicy::default());
