@@ -25,7 +25,7 @@ pub(crate) enum Mend {
 
 impl Mend {
     /// A setting below `/proc/sys`, by its name with dots. Names of interfaces have none here.
-    pub(super) fn sysctl(name: &str, value: impl ToString) -> Self {
+    pub(super) fn sysctl(name: &str, value: u64) -> Self {
         let path = format!("proc/sys/{}", name.replace('.', "/"));
         Self::Set { setting: name.to_owned(), path, value: value.to_string() }
     }
