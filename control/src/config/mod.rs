@@ -3,6 +3,7 @@
 //! [`Config`] holds values in their final types. What a file says wrong ends in one [`ConfigError`] that names
 //! file, line, column and value, and says what would be right.
 
+mod bounds;
 mod device;
 mod error;
 mod machine;
