@@ -29,3 +29,12 @@ pub(super) const DEFAULT_HOT: u32 = 1000;
 /// Rules of the model NIC.
 pub(super) const MODEL_CAPACITY: RangeInclusive<i64> = 1..=1 << 24;
 pub(super) const DEFAULT_MODEL_CAPACITY: u32 = 1 << 20;
+
+/// A range of durations in words.
+pub(super) fn words(range: &RangeInclusive<Duration>) -> String {
+    let text = |time: Duration| match time {
+        Duration::ZERO => "0".to_owned(),
+        time => humantime::format_duration(time).to_string(),
+    };
+    format!("{} to {}", text(*range.start()), text(*range.end()))
+}

@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod machine;
 mod raw;
+mod reference;
 mod resolve;
 mod source;
 mod values;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
 pub use error::{ConfigError, Place, Problem};
 pub use machine::Machine;
+pub use reference::reference;
 pub use values::{Accelerate, Bind, Construct, Mark, Offload, Tier, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
