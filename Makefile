@@ -13,7 +13,7 @@ LABS   ?= 2
 PACKETS ?= 10000000
 
 .PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
-        instructions lint clean deps
+        instructions lint book clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -104,6 +104,16 @@ lint: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+## book: docs as a book in target/book/docs/index.html, with the files that its pages link to; needs mdBook
+book:
+	@command -v mdbook >/dev/null || { echo "no mdbook: cargo install mdbook --locked --no-default-features" >&2; exit 1; }
+	rm -rf $(TARGET)/book
+	mkdir -p $(TARGET)/book
+	tar -c --exclude=./target --exclude=./.git --exclude=./docs . | tar -x -C $(TARGET)/book
+	mdbook build docs --dest-dir $(TARGET)/book/docs
+	@# Where links to README.md lead, as mdBook writes them.
+	cp $(TARGET)/book/docs/adr/index.html $(TARGET)/book/docs/adr/README.html
 
 clean:
 	$(CARGO) clean

@@ -3,10 +3,12 @@
 //! [`Config`] holds values in their final types. What a file says wrong ends in one [`ConfigError`] that names
 //! file, line, column and value, and says what would be right.
 
+mod bounds;
 mod device;
 mod error;
 mod machine;
 mod raw;
+mod reference;
 mod resolve;
 mod source;
 mod values;
@@ -18,6 +20,7 @@ use std::time::Duration;
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
 pub use error::{ConfigError, Place, Problem};
 pub use machine::Machine;
+pub use reference::reference;
 pub use values::{Accelerate, Bind, Construct, Mark, Offload, Tier, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.

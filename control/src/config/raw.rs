@@ -1,16 +1,28 @@
 //! The file as it is written, by TOML's types and with the place of each value.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::bounds::{
+    self, CAPACITY, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY,
+    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, PROVE, QUEUES,
+};
 use super::error::{ConfigError, Problem, nearest};
 use super::source::Source;
+use super::values::{Accelerate, Bind, Construct, Offload, Tier, TwinIo};
+use super::{DEFAULT_CAPACITY, DEFAULT_SOCKET, MAX_INTERFACE_NAME};
 
-#[derive(Deserialize, Default)]
+// What stands above a key here is its text in docs/configuration.md, and `schemars` says there what it may be: see
+// reference.rs.
+
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Raw {
+    #[schemars(with = "Vec<RawPort>")]
     pub(super) port: Vec<Spanned<RawPort>>,
     pub(super) workers: RawWorkers,
     pub(super) flows: RawFlows,
@@ -20,70 +32,156 @@ pub(super) struct Raw {
     pub(super) metrics: RawMetrics,
 }
 
-#[derive(Deserialize)]
+/// A port: a DPDK device and the twin that stands for it in the kernel. One table a port, at least one.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPort {
+    /// The twin's interface name: no blanks, `/`, `:` or `%`.
+    #[schemars(with = "String", length(min = 1, max = MAX_INTERFACE_NAME), extend("x-type" = "string of 1 to 15 bytes"))]
     pub(super) name: Spanned<String>,
+    /// A PCI address (`0000:3b:00.0`), or a vdev with its arguments (`net_tap0,iface=uplink`):
+    /// [which there are](operators-guide.md#ports-that-are-not-nics). No two ports share one.
+    #[schemars(with = "String")]
     pub(super) device: Spanned<String>,
+    /// The named network namespace (`ip netns list`) of a vdev's wire side. It must exist.
+    #[schemars(with = "String", extend("x-default" = "this namespace"))]
+    #[serde(default)]
     pub(super) netns: Option<Spanned<String>>,
+    /// Receive queues: no more than workers, and than the device has. net_tap always has one a worker.
+    #[schemars(with = "i64", range(min = *QUEUES.start(), max = *QUEUES.end()), extend("x-default" = "one a worker"))]
+    #[serde(default)]
     pub(super) queues: Option<Spanned<i64>>,
+    /// Descriptors of each queue, adjusted to what the device takes.
+    #[schemars(with = "i64", range(min = *DESCRIPTORS.start(), max = *DESCRIPTORS.end()), extend("x-default" = "1024"))]
+    #[serde(default)]
     pub(super) descriptors: Option<Spanned<i64>>,
+    /// MTU in bytes, given to port and twin at the start. Packet buffers are sized for the largest of all ports, 1984 at
+    /// least: for jumbo frames set it here, not later on the twin.
+    #[schemars(with = "i64", range(min = *MTU.start(), max = *MTU.end()), extend("x-default" = "the twin's own"))]
+    #[serde(default)]
     pub(super) mtu: Option<Spanned<i64>>,
+    /// How frames go between twin and Flyover; `flyover ports --json` says which it is
+    /// ([ADR 10](adr/0010-twins-by-vhost-net.md)).
+    #[schemars(with = "TwinIo", extend("default" = TwinIo::Auto.name()))]
+    #[serde(default)]
     pub(super) twin_io: Option<Spanned<String>>,
+    /// Who takes a NIC from its kernel driver, and when it goes back. Vdevs have `"manual"` alone.
+    #[schemars(with = "Bind", extend("default" = Bind::Manual.name()))]
+    #[serde(default)]
     pub(super) bind: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// The threads that carry packets.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorkers {
+    /// A worker is pinned to each. They must be the process's to use (`taskset`, cpusets), each once. Every port needs a
+    /// transmit queue for each.
+    #[schemars(with = "Vec<i64>", extend("x-default" = "every core but the first; on one core, that one"))]
     pub(super) cores: Option<Spanned<Vec<Spanned<i64>>>>,
+    /// How long a worker without packets sleeps at most: [latency after a
+    /// pause](operators-guide.md#latency-after-a-pause). `"0"` never sleeps, and takes the whole core.
+    #[schemars(with = "String", extend("x-type" = duration(&IDLE_SLEEP), "default" = text(DEFAULT_IDLE_SLEEP)))]
     pub(super) idle_sleep: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// The flow table, and how often flows prove themselves.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawFlows {
+    /// Connections in the table; half of them may be IPv6. More stay in the kernel.
+    #[schemars(with = "i64", range(min = *CAPACITY.start(), max = *CAPACITY.end()), extend("default" = DEFAULT_CAPACITY))]
     pub(super) capacity: Option<Spanned<i64>>,
+    /// Within this time of an announced change every flow has proved itself again, or is the kernel's, or had no packet.
+    /// Shorter: more probes at a time.
+    #[schemars(with = "String", extend("x-type" = duration(&PROVE), "default" = text(DEFAULT_REVALIDATE_WITHIN)))]
     pub(super) revalidate_within: Option<Spanned<String>>,
+    /// Each direction proves itself again this often even if nothing was announced. It bounds how long a silent change (an
+    /// expired set element, say) goes unnoticed. Each proof costs one packet through the kernel.
+    #[schemars(with = "String", extend("x-type" = duration(&PROVE), "default" = text(DEFAULT_REPROVE_EVERY)))]
     pub(super) reprove_every: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// Which connections may fly: [policy](policy.md).
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawPolicy {
+    /// Which connections may fly.
+    #[schemars(with = "Accelerate", extend("default" = Accelerate::Auto.name()))]
     pub(super) accelerate: Option<Spanned<String>>,
+    /// Constructs of the ruleset that need not see each packet: [what they are](policy.md#what-is-recognised). Without it,
+    /// what must see each packet keeps the connections that it can concern in the kernel.
+    #[schemars(with = "Vec<Construct>", extend("default" = Vec::<String>::new()))]
     pub(super) accept_loss: Vec<Spanned<String>>,
+    /// For `"marked"`: a connection is selected if `ct mark & MASK == VALUE`.
+    #[schemars(with = "String", extend("x-type" = MARK, "default" = "0x10000/0x10000"))]
     pub(super) mark: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// [The hardware path](hardware.md).
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawHardware {
+    /// Whether NICs may carry flows.
+    #[schemars(with = "Offload", extend("default" = Offload::Auto.name()))]
     pub(super) offload: Option<Spanned<String>>,
+    /// Packets a second from which on a direction may go into the NIC; below a tenth it comes out.
+    #[schemars(with = "i64", range(min = *HOT.start(), max = *HOT.end()), extend("default" = DEFAULT_HOT))]
     pub(super) hot: Option<Spanned<i64>>,
+    /// Only connections whose conntrack mark matches may go into the NIC: [how](policy.md#allowing-hardware).
+    #[schemars(with = "String", extend("x-type" = MARK, "x-default" = "none: all may"))]
     pub(super) mark: Option<Spanned<String>>,
     pub(super) model: RawModel,
 }
 
-#[derive(Deserialize, Default)]
+/// The [model NIC](hardware.md#the-model-nic), for `offload = "model"`.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawModel {
+    /// What the model can do.
+    #[schemars(with = "Tier", extend("default" = Tier::Full.name()))]
     pub(super) tier: Option<Spanned<String>>,
+    /// The most rules of the model.
+    #[schemars(
+        with = "i64",
+        range(min = *MODEL_CAPACITY.start(), max = *MODEL_CAPACITY.end()),
+        extend("default" = DEFAULT_MODEL_CAPACITY)
+    )]
     pub(super) capacity: Option<Spanned<i64>>,
+    /// The model takes rules through queues, as mlx5 with `dv_flow_en=2` does; `false`: one call a rule, as most drivers do.
+    #[schemars(with = "bool", extend("default" = true))]
     pub(super) queues: Option<bool>,
+    /// Whether its rules can stand behind guards; else each is for one TTL.
+    #[schemars(with = "bool", extend("default" = true))]
     pub(super) groups: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
+/// The socket at which `flyover status` and the like ask.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawApi {
+    /// Its path, of mode 0660. `--socket` wins over it.
+    #[schemars(with = "String", extend("x-type" = "string, an absolute path of at most 107 bytes", "default" = DEFAULT_SOCKET))]
     pub(super) socket: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// [Metrics](metrics.md) and health.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawMetrics {
+    /// Where they are served over HTTP, such as `"127.0.0.1:9477"`.
+    #[schemars(with = "String", extend("x-type" = "string `ADDRESS:PORT`", "x-default" = "none: nowhere"))]
     pub(super) listen: Option<Spanned<String>>,
+}
+
+const MARK: &str = "string `VALUE/MASK`";
+
+fn duration(range: &RangeInclusive<Duration>) -> String {
+    format!("duration, {}", bounds::words(range))
+}
+
+fn text(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
 }
 
 /// Reads TOML into its shape; says what is wrong in the words of the file.

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::bounds::{
+    CAPACITY, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY,
+    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, PROVE, QUEUES,
+};
 use super::device::Device;
 use super::error::{ConfigError, Problem};
 use super::machine::Machine;
@@ -14,19 +18,10 @@ use super::raw::{Raw, RawFlows, RawHardware, RawPolicy, RawPort, RawWorkers};
 use super::source::Source;
 use super::values::{self, Accelerate, Bind, Construct, Mark, Offload, Tier};
 use super::{
-    ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_CAPACITY,
-    MAX_INTERFACE_NAME, MAX_QUEUES, MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo,
-    WorkersConfig,
+    ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_INTERFACE_NAME,
+    MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo, WorkersConfig,
 };
 
-/// Least and most MTU of a twin: what IPv4 needs at least, and what NICs with jumbo frames take.
-const MTU: RangeInclusive<i64> = 68..=9600;
-/// Descriptors of a queue: below this a burst does not fit, above it no driver goes.
-const DESCRIPTORS: RangeInclusive<i64> = 64..=32768;
-const ONE_HOUR: Duration = Duration::from_secs(3600);
-/// Packets a second of a direction that may go into the NIC.
-const HOT: RangeInclusive<i64> = 1..=1_000_000_000;
-const DEFAULT_HOT: u32 = 1000;
 /// `sun_path` without its terminator (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -147,7 +142,7 @@ impl Ports {
         let bind = raw.bind.map_or(Ok(Bind::Manual), |text| bind(source, &device, &text))?;
         self.places.push(source.earlier(span));
         self.done.push(PortConfig {
-            queues: small("queues", 1..=i64::from(MAX_QUEUES), raw.queues)?,
+            queues: small("queues", QUEUES, raw.queues)?,
             descriptors: small("descriptors", DESCRIPTORS, raw.descriptors)?,
             mtu: small("mtu", MTU, raw.mtu)?,
             twin_io,
@@ -273,17 +268,15 @@ fn duration(
     key: &'static str,
     text: Option<&Spanned<String>>,
     default: Duration,
-    range: (Duration, Duration),
+    range: RangeInclusive<Duration>,
 ) -> Result<Duration, ConfigError> {
     let Some(text) = text else { return Ok(default) };
-    values::duration(text.get_ref(), range.0, range.1).map_err(|right| value(source, key, text, right))
+    values::duration(text.get_ref(), *range.start(), *range.end())
+        .map_err(|right| value(source, key, text, right))
 }
 
 fn workers(source: &Source<'_>, raw: &RawWorkers, machine: &Machine) -> Result<WorkersConfig, ConfigError> {
-    let one_second = Duration::from_secs(1);
-    let default = Duration::from_millis(2);
-    let idle_sleep =
-        duration(source, "idle_sleep", raw.idle_sleep.as_ref(), default, (Duration::ZERO, one_second))?;
+    let idle_sleep = duration(source, "idle_sleep", raw.idle_sleep.as_ref(), DEFAULT_IDLE_SLEEP, IDLE_SLEEP)?;
     let Some(list) = &raw.cores else {
         return Ok(WorkersConfig { cores: machine.default_workers(), idle_sleep });
     };
@@ -312,19 +305,14 @@ fn workers(source: &Source<'_>, raw: &RawWorkers, machine: &Machine) -> Result<W
 }
 
 fn flows(source: &Source<'_>, raw: &RawFlows) -> Result<FlowsConfig, ConfigError> {
-    let capacity = raw
-        .capacity
-        .as_ref()
-        .map(|capacity| number(source, "capacity", capacity, 1..=i64::from(MAX_CAPACITY)))
-        .transpose()?;
-    let range = (Duration::from_millis(10), ONE_HOUR);
-    let time = |key, text: &Option<Spanned<String>>, seconds| {
-        duration(source, key, text.as_ref(), Duration::from_secs(seconds), range)
-    };
+    let capacity =
+        raw.capacity.as_ref().map(|capacity| number(source, "capacity", capacity, CAPACITY)).transpose()?;
+    let time =
+        |key, text: &Option<Spanned<String>>, default| duration(source, key, text.as_ref(), default, PROVE);
     Ok(FlowsConfig {
         capacity: capacity.unwrap_or(DEFAULT_CAPACITY),
-        revalidate_within: time("revalidate_within", &raw.revalidate_within, 5)?,
-        reprove_every: time("reprove_every", &raw.reprove_every, 30)?,
+        revalidate_within: time("revalidate_within", &raw.revalidate_within, DEFAULT_REVALIDATE_WITHIN)?,
+        reprove_every: time("reprove_every", &raw.reprove_every, DEFAULT_REPROVE_EVERY)?,
     })
 }
 
@@ -365,7 +353,7 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
         mark: raw.mark.as_ref().map(|text| mark(source, text)).transpose()?,
         model: ModelConfig {
             tier,
-            capacity: count("capacity", &raw.model.capacity, 1..=1 << 24, 1 << 20)?,
+            capacity: count("capacity", &raw.model.capacity, MODEL_CAPACITY, DEFAULT_MODEL_CAPACITY)?,
             queues: raw.model.queues.unwrap_or(true),
             groups: raw.model.groups.unwrap_or(true),
         },

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+
 use super::error::nearest;
 
 /// Declares an enum of the values that a key takes.
 macro_rules! choices {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal,)+ }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+        pub enum $name { $($(#[$doc])* #[schemars(rename = $text)] $variant,)+ }
 
         impl $name {
             /// Every value.
@@ -32,13 +34,13 @@ macro_rules! choices {
 choices! {
     /// Which connections may fly.
     Accelerate {
-        /// What the ruleset selects, and where it selects nothing, every established connection.
+        /// As `"flowtable"` where the ruleset has a flowtable, else as `"established"`.
         Auto => "auto",
-        /// Every established connection.
+        /// All that the ruleset lets through.
         Established => "established",
-        /// Connections whose conntrack mark matches.
+        /// Those whose conntrack mark matches `policy.mark`.
         Marked => "marked",
-        /// Connections that the ruleset adds to a flowtable.
+        /// Those that the ruleset's [flowtables](policy.md#flowtables) select.
         Flowtable => "flowtable",
     }
 }
@@ -46,11 +48,11 @@ choices! {
 choices! {
     /// Whether NICs may carry flows.
     Offload {
-        /// Where the NIC can.
+        /// Where the NIC was proved to carry flows rightly.
         Auto => "auto",
         /// Never.
         Off => "off",
-        /// A software model of an offloading NIC, for tests.
+        /// A software model of such a NIC behind every port, for trying out and for tests.
         Model => "model",
     }
 }
@@ -70,11 +72,11 @@ choices! {
 choices! {
     /// How frames go between a twin and Flyover.
     TwinIo {
-        /// vhost-net where there is one, else as a tap.
+        /// By vhost-net where `/dev/vhost-net` can be opened, else as a tap.
         Auto => "auto",
-        /// A system call a frame.
+        /// By a system call a frame.
         Tap => "tap",
-        /// Rings shared with a kernel thread; an error where that can't be.
+        /// Over rings shared with the kernel's vhost-net; an error where that can't be.
         VhostNet => "vhost-net",
     }
 }
@@ -82,11 +84,12 @@ choices! {
 choices! {
     /// Who takes a port's NIC from its kernel driver, and when it goes back.
     Bind {
-        /// The user, before the start.
+        /// You, before the start, by [`flyover bind`](operators-guide.md#flyover-bind-unbind).
         Manual => "manual",
-        /// The gateway; it goes back when the gateway fails, at its start or later.
+        /// `run`, at the start, without any force. It goes back when the gateway fails, at its start or later, and stays when
+        /// the gateway is told to stop, for the next start.
         Auto => "auto",
-        /// The gateway; it goes back when the gateway ends.
+        /// The same, and it goes back when the gateway is told to stop, too.
         WhileRunning => "while-running",
     }
 }
