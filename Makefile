@@ -13,7 +13,7 @@ LABS   ?= 2
 PACKETS ?= 10000000
 
 .PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
-        instructions lint book clean deps
+        instructions package test-package lint book clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -98,6 +98,19 @@ scale: deps
 instructions: deps
 	$(CARGO) build --release --package flyover-bench
 	CARGO_TARGET_DIR=$(TARGET) bench/instructions
+
+## package: the Debian package, into target/package
+package:
+	@tests/install-packages --build-only debhelper
+	rm -f $(TARGET)/package/*.deb
+	mkdir -p $(TARGET)/package
+	CARGO="$(CARGO)" DESTINATION=$(TARGET)/package DEB_RULES_REQUIRES_ROOT=no debian/rules binary
+	debian/rules clean
+
+## test-package: the package in a fresh Debian 12: installed, started, upgraded under traffic, removed, purged; as root
+test-package:
+	@tests/install-packages --build-only mmdebstrap systemd-container
+	packaging/test $(lastword $(sort $(wildcard $(TARGET)/package/flyover_*.deb)))
 
 ## lint: formatting, clippy and documentation, all without warnings
 lint: deps

@@ -114,6 +114,16 @@ impl Gateway {
         Ok(())
     }
 
+    /// The same, and the service is to feed a watchdog.
+    ///
+    /// # Errors
+    /// When the socket can't be made.
+    pub fn serve_with_watchdog(&mut self, within: Duration) -> Result<()> {
+        self.serve()?;
+        self.service.iter_mut().for_each(|service| service.set_watchdog(within));
+        Ok(())
+    }
+
     /// The service manager, with what it has heard by now.
     ///
     /// # Errors

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::{LabError, Result, wait};
@@ -103,6 +106,40 @@ impl Process {
             (Some(user), Some(system)) => Ok(user + system),
             _ => Err(LabError::Shape { what: path, text: stat }),
         }
+    }
+}
+
+/// A thread of a process that stands still while the others go on, until dropped. To be dropped by the thread that made it.
+#[derive(Debug)]
+pub struct Held(Pid);
+
+impl Held {
+    /// Holds the first thread whose name begins with this.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel does not let it be traced.
+    pub fn hold(process: &Process, name: &str) -> Result<Self> {
+        let tasks = format!("/proc/{}/task", process.id());
+        let of_name = |entry: std::fs::DirEntry| {
+            let found = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            found.starts_with(name).then(|| Pid::from_raw(id))
+        };
+        let entries = std::fs::read_dir(&tasks).map_err(LabError::io(format!("read {tasks}")))?;
+        let thread = entries.flatten().find_map(of_name);
+        let thread = thread.ok_or_else(|| LabError::Missing(format!("a thread {name} in {tasks}")))?;
+        let failed = |error: Errno| LabError::io(format!("hold the thread {name}"))(error.into());
+        ptrace::attach(thread).map_err(failed)?;
+        let held = Self(thread);
+        waitpid(thread, Some(WaitPidFlag::__WALL)).map_err(failed)?;
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Fails only when it is gone.
+        let _ = ptrace::detach(self.0, None);
     }
 }
 

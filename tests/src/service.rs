@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -27,6 +28,7 @@ pub struct ServiceManager {
     path: PathBuf,
     stored: BTreeMap<String, OwnedFd>,
     told: Vec<String>,
+    watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
@@ -38,7 +40,7 @@ impl ServiceManager {
         let path = directory.join("notify");
         let socket = UnixDatagram::bind(&path).map_err(LabError::io(format!("bind {}", path.display())))?;
         socket.set_nonblocking(true).map_err(LabError::io("set a socket non-blocking".to_owned()))?;
-        Ok(Self { socket, path, stored: BTreeMap::new(), told: Vec::new() })
+        Ok(Self { socket, path, stored: BTreeMap::new(), told: Vec::new(), watchdog: None })
     }
 
     /// Hears what the service has said since.
@@ -91,6 +93,11 @@ impl ServiceManager {
         &self.told
     }
 
+    /// From the next start on, the service is to say that it lives, as `WatchdogSec=` has it.
+    pub fn set_watchdog(&mut self, within: Duration) {
+        self.watchdog = Some(within);
+    }
+
     /// Starts `program` as the service: with the socket, and with what is stored from descriptor 3 on. `sh` becomes the
     /// program, so that the process id stays the same.
     ///
@@ -112,6 +119,9 @@ impl ServiceManager {
         command.env("NOTIFY_SOCKET", &self.path);
         command.env("LISTEN_FDS", self.stored.len().to_string());
         command.env("LISTEN_FDNAMES", self.stored().join(":"));
+        if let Some(within) = self.watchdog {
+            command.env("WATCHDOG_USEC", within.as_micros().to_string());
+        }
         Ok((command, passed))
     }
 }

@@ -275,7 +275,7 @@ pub struct CheckArguments {
 #[derive(Args, Debug)]
 pub struct DoctorArguments {
     /// Configuration file, instead of the one that the running gateway has read; without either
-    /// /etc/flyover/gateway.toml, if it is there
+    /// /etc/flyover/flyover.toml, if it is there
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Mend what can be mended while everything runs: sysctls, hugepages, modules, the frequency governor. Nothing that

@@ -26,7 +26,7 @@ pub use values::{Accelerate, Bind, Construct, Mark, Offload, Tier, TwinIo};
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover.sock";
 /// Where the configuration is unless told otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/flyover/gateway.toml";
+pub const DEFAULT_CONFIG: &str = "/etc/flyover/flyover.toml";
 /// Connections that the flow table holds unless told otherwise.
 pub const DEFAULT_CAPACITY: u32 = 1 << 20;
 /// Most connections that a flow table may be made for: two cache lines each way at most, so 16 GiB with IPv6.

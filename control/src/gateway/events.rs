@@ -202,6 +202,7 @@ impl Gateway {
             self.state.tracker.tick(now, &mut self.state.plane);
             self.state.offload(now);
             self.state.shortfall.follow(self.state.tracker.stats().deadline_missed, now);
+            self.state.follow_threads();
             if now >= self.carrier_due {
                 self.carrier_due = now + CARRIER_EVERY;
                 self.state.follow_carriers();

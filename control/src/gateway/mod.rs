@@ -24,6 +24,7 @@ mod start;
 mod state;
 mod threads;
 mod twins;
+mod watchdog;
 
 use std::time::Duration;
 

@@ -169,6 +169,7 @@ impl State {
             .chain(self.rules.notices())
             .chain(self.own_table.notice())
             .chain(self.shortfall.notice(now, within))
+            .chain(self.watchdog.notice(now))
             .collect()
     }
 

@@ -31,6 +31,7 @@ use super::shortfall::Shortfall;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
 use super::twins;
+use super::watchdog::Watchdog;
 use crate::api;
 use crate::cli::RunOptions;
 use crate::config::{Config, PortConfig};
@@ -187,6 +188,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         neighbours: HashMap::new(),
         fixed: HashSet::new(),
         shortfall: Shortfall::default(),
+        watchdog: Watchdog::new(config.workers.idle_sleep),
         rules: super::rules::Rules::default(),
         links: HashMap::new(),
         tagging,

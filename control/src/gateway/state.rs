@@ -19,6 +19,7 @@ use super::ports::{GatewayPort, PortEvent};
 use super::rules::Rules;
 use super::shares::Shares;
 use super::shortfall::Shortfall;
+use super::watchdog::Watchdog;
 use crate::config::{Accelerate, Config};
 use crate::log::Log;
 use crate::netlink::watch::{Change, InitialState, Link, Neighbour};
@@ -70,6 +71,7 @@ pub(super) struct State {
     pub(super) fixed: HashSet<Place>,
     pub(super) conntrack: ConntrackTotals,
     pub(super) shortfall: Shortfall,
+    pub(super) watchdog: Watchdog,
     pub(super) rules: Rules,
     pub(super) links: Links,
     pub(super) tagging: Tagging,

@@ -56,6 +56,8 @@ pub struct PuntCounters {
     pub punted: [Counter; PuntReason::COUNT],
     /// Packets of the control class given to the kernel.
     pub control: Counter,
+    /// Rounds, of which there is one after each sleep too.
+    pub rounds: Counter,
     /// Frames that proved a direction.
     pub proofs: Counter,
     /// Observations that control had no room for: costs speed, nothing else.
@@ -190,6 +192,7 @@ impl PuntThread {
         let (mut idle, mut nap) = (0_u32, NAP);
         while !self.link.stop.load(Ordering::Relaxed) {
             let worked = self.round();
+            self.counters.rounds.add(1);
             self.quiescence.quiescent();
             if worked {
                 (idle, nap) = (0, NAP);
