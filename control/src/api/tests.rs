@@ -291,7 +291,7 @@ fn a_request_that_is_too_long_is_refused_and_closed() {
     stream.write_all(&vec![b'x'; MAX_REQUEST]).expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("read");
-    assert_eq!(answer, "{\"error\":\"a request has at most 4096 bytes\"}\n");
+    assert_eq!(answer, "{\"error\":\"a request has at most 16384 bytes\"}\n");
     let longest = format!("{{\"cmd\":\"status\"{}}}\n", " ".repeat(MAX_REQUEST - 17));
     assert_eq!(longest.len(), MAX_REQUEST);
     assert!(said(&server, longest.as_bytes()).starts_with("{\"ok\":"));

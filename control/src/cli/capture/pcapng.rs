@@ -269,7 +269,7 @@ mod tests {
                     block.data.into_owned(),
                     format!("{:?}", block.options),
                 )),
-                Block::InterfaceStatistics(block) => statistics.push(block.options.clone()),
+                Block::InterfaceStatistics(block) => statistics.push(block.into_owned().options),
                 _ => {}
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct Traced {
     #[serde(skip)]
     pub(super) nanos: u64,
     #[serde(skip)]
-    ingress: Option<Ingress>,
+    pub(super) ingress: Option<Ingress>,
 }
 
 /// The entry that it was decided by.
