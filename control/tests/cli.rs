@@ -464,7 +464,7 @@ fn tables_are_aligned_and_plain() {
         assert!(text.lines().all(|line| line.trim_end() == line), "{text:?}");
     }
     let status = gateway.ask(&["status"]);
-    assert!(status.starts_with("flyover 1.2.3: ready, up 3m20s\n"), "{status}");
+    assert!(status.starts_with("flyover 1.2.3: ready, up 3m20s; one thing to look at\n"), "{status}");
     assert!(status.contains("punted, by reason\n  arp  1,234\n"), "{status}");
     assert!(status.contains("10 Gbit/s"), "{status}");
 }

@@ -15,7 +15,7 @@ use super::capture::CaptureError;
 use super::check::Running;
 use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
-use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, top, trace};
+use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, style, top, trace};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine};
 use crate::host::Host;
@@ -65,6 +65,7 @@ enum Failure {
 
 /// Does what the command line asks for; `run` is what `flyover run` calls.
 pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
+    style::decide(arguments.color);
     let socket = arguments.socket;
     let outcome = match arguments.command {
         Command::Run(arguments) => start(&arguments, socket, run),

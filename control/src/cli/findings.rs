@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::check::{FlowtableReference, RuleReference};
 use super::mend::{Fix, Mend};
+use super::style::{Tone, paint};
 use crate::config::ConfigError;
 
 /// How bad a finding is.
@@ -27,6 +28,14 @@ impl Severity {
             Self::Error => "error",
             Self::Warning => "warning",
             Self::Note => "note",
+        }
+    }
+
+    const fn tone(self) -> Tone {
+        match self {
+            Self::Error => Tone::Bad,
+            Self::Warning => Tone::Warn,
+            Self::Note => Tone::Faint,
         }
     }
 }
@@ -140,10 +149,11 @@ pub(super) fn write_all(out: &mut dyn Write, name: &Path, findings: &[Finding]) 
 /// Writes findings for people.
 pub(super) fn write(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()> {
     for finding in findings {
-        writeln!(out, "{}: {}", finding.severity.name(), finding.what)?;
-        writeln!(out, "  why: {}", finding.why)?;
+        let severity = finding.severity;
+        writeln!(out, "{}: {}", paint(severity.tone(), severity.name()), finding.what)?;
+        writeln!(out, "  {} {}", paint(Tone::Faint, "why:"), finding.why)?;
         if let Some(fix) = &finding.fix {
-            writeln!(out, "  fix: {fix}")?;
+            writeln!(out, "  {} {fix}", paint(Tone::Good, "fix:"))?;
         }
         if let Some(left) = &finding.left {
             writeln!(out, "  left: {left}")?;

@@ -18,9 +18,11 @@ mod format;
 mod hardware;
 mod mend;
 mod show;
+mod style;
 mod table;
 mod top;
 mod trace;
+mod verdict;
 
 pub use args::{Arguments, Command};
 pub use check::machine as check_machine;

@@ -126,7 +126,7 @@ pub(super) fn show(
     }
     let mut table = Table::new(&all);
     for Rated { flow, packets_per_s, bits_per_s } in &flows {
-        let rates = [packets_per_s, bits_per_s].into_iter().flatten().map(|rate| count(rate.round() as u64));
+        let rates = [packets_per_s, bits_per_s].into_iter().flatten().map(|rate| count(rate.round() as u64).into());
         table.row(rates.chain(row(flow)).collect());
     }
     Ok(table.flush(out)?)
