@@ -24,7 +24,10 @@ pub(super) fn show(out: &mut dyn Write, found: &Explanation) -> io::Result<()> {
         writeln!(
             out,
             "\n{}   id {}{state}{timeout}, mark {:#x}, zone {}",
-            paint(Tone::Head, "conntrack"), entry.id, entry.mark, entry.zone
+            paint(Tone::Head, "conntrack"),
+            entry.id,
+            entry.mark,
+            entry.zone
         )?;
         writeln!(out, "            {} and back {}", tuple(&entry.orig), tuple(&entry.reply))?;
     }

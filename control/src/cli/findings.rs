@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The gateway can't run.
@@ -42,6 +43,7 @@ impl Severity {
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -105,13 +107,18 @@ impl Finding {
     }
 }
 
-/// `{"ok":…,"findings":[…]}`, and of `doctor` what was mended.
+/// What was found of a configuration and this machine; and of `doctor` what was mended.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Document<'a> {
+    /// No finding is an `error`.
     ok: bool,
+    /// The worst first.
     findings: &'a [Finding],
+    /// With `--fix`: nothing was done, only said.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
+    /// With `--fix`: what was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     fixes: Option<&'a [Fix]>,
 }

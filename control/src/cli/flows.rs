@@ -2,6 +2,9 @@
 
 mod sorted;
 
+#[cfg(test)]
+pub(super) use sorted::Rated;
+
 use std::io::Write;
 use std::net::SocketAddr;
 

@@ -57,6 +57,15 @@ pub(super) fn decide(choice: ColorChoice) {
     ON.store(on, Ordering::Relaxed);
 }
 
+/// The same for `flyover top`, which draws by itself: what it shows of other commands stays plain.
+pub(super) fn decide_screen(choice: ColorChoice) {
+    ON.store(false, Ordering::Relaxed);
+    // What it draws with heeds NO_COLOR by itself.
+    if choice != ColorChoice::Auto {
+        ratatui::crossterm::style::force_color_output(choice == ColorChoice::Always);
+    }
+}
+
 /// The text, in colour if colours are on.
 pub(super) fn paint(tone: Tone, text: &str) -> String {
     paint_if(ON.load(Ordering::Relaxed), tone, text)

@@ -115,9 +115,6 @@ mod tests {
         row("a", "1000");
         row("äöü", "1");
         row("", "7");
-        assert_eq!(
-            String::from_utf8_lossy(&out),
-            "NAME     N\na     1000\näöü      1\n         7\n"
-        );
+        assert_eq!(String::from_utf8_lossy(&out), "NAME     N\na     1000\näöü      1\n         7\n");
     }
 }
