@@ -13,7 +13,7 @@ LABS   ?= 2
 PACKETS ?= 10000000
 
 .PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
-        instructions lint clean deps
+        instructions screenshots schemas lint clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -98,6 +98,16 @@ scale: deps
 instructions: deps
 	$(CARGO) build --release --package flyover-bench
 	CARGO_TARGET_DIR=$(TARGET) bench/instructions
+
+## screenshots: docs/images/top.svg, of a gateway under traffic
+screenshots: deps
+	$(CARGO) build --package flyover --bin flyover
+	$(CARGO) build --package flyover-tests --bin screenshot
+	FLYOVER_BIN=$(TARGET)/debug/flyover $(LAB) $(TARGET)/debug/screenshot docs/images/top.svg
+
+## schemas: docs/schema, from the types of the JSON documents
+schemas: deps
+	UPDATE=1 $(CARGO) test --package flyover --lib committed_schemas
 
 ## lint: formatting, clippy and documentation, all without warnings
 lint: deps
