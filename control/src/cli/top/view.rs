@@ -208,8 +208,11 @@ fn draw_flows(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Line::from(seconds(flow.age_s)).right_aligned(),
         ];
         if wide {
-            let port = |name: &Option<String>| name.clone().unwrap_or_else(|| "?".to_owned());
-            cells.insert(3, Line::from(format!("{} > {}", port(&flow.in_port), port(&flow.out_port))));
+            let ports = match (&flow.in_port, &flow.out_port) {
+                (Some(from), Some(to)) => format!("{from} > {to}"),
+                _ => "-".to_owned(),
+            };
+            cells.insert(3, Line::from(ports));
         }
         Row::new(cells)
     };
