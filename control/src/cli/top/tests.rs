@@ -160,10 +160,7 @@ fn a_large_screen_shows_more() {
     let line = |words: &str| {
         screen.iter().position(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {screen:#?}"))
     };
-    assert!(
-        screen[0].ends_with("policy auto: every connection that the ruleset lets through"),
-        "{screen:#?}"
-    );
+    assert!(screen[0].contains("policy auto: every connection that the ruleset lets"), "{screen:#?}");
     line("7 drop tx_queue_full");
     let first = &screen[line("192.168.1.2:40002 > 198.51.100.9:443")];
     assert!(first.contains("  lan0 > wan0  ") && first.ends_with(" 150k   800M  1m38s"), "{first}");
