@@ -16,6 +16,15 @@ Examples:
   flyover doctor
   flyover doctor -c /etc/flyover/gateway.toml --json";
 
+pub(super) const BIND: &str = "\
+Examples:
+  flyover bind --status                     which NICs there are, and what can be done
+  flyover bind 0000:3b:00.0 0000:3b:00.1";
+
+pub(super) const UNBIND: &str = "\
+Examples:
+  flyover unbind 0000:3b:00.0 0000:3b:00.1";
+
 pub(super) const STATUS: &str = "\
 Examples:
   flyover status                            is all well?
@@ -60,6 +69,17 @@ pub(super) const EXPLAIN: &str = "\
 Examples:
   flyover explain tcp 192.168.1.10:40000 192.0.2.1:443
   flyover explain udp [fd00::10]:5000 [2001:db8::1]:53 --watch";
+
+pub(super) const TRACE: &str = "\
+Examples:
+  flyover trace                             what becomes of the next ten packets
+  flyover trace -n 1 --timeout 30s udp port 53
+  flyover trace --json tcp and host 192.0.2.1";
+
+pub(super) const CAPTURE: &str = "\
+Examples:
+  flyover capture -w /tmp/lan0.pcapng -i lan0 -c 1000 tcp port 443
+  flyover capture -w - --points punt,drop | tcpdump -nr -";
 
 #[cfg(test)]
 mod tests {
