@@ -13,7 +13,7 @@ LABS   ?= 2
 PACKETS ?= 10000000
 
 .PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
-        instructions package test-package lint book clean deps
+        instructions package test-package screenshots schemas lint book clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -111,6 +111,16 @@ package:
 test-package:
 	@tests/install-packages --build-only mmdebstrap systemd-container
 	packaging/test $(lastword $(sort $(wildcard $(TARGET)/package/flyover_*.deb)))
+
+## screenshots: docs/images/top.svg, of a gateway under traffic
+screenshots: deps
+	$(CARGO) build --package flyover --bin flyover
+	$(CARGO) build --package flyover-tests --bin screenshot
+	FLYOVER_BIN=$(TARGET)/debug/flyover $(LAB) $(TARGET)/debug/screenshot docs/images/top.svg
+
+## schemas: docs/schema, from the types of the JSON documents
+schemas: deps
+	UPDATE=1 $(CARGO) test --package flyover --lib committed_schemas
 
 ## lint: formatting, clippy and documentation, all without warnings
 lint: deps

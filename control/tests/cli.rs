@@ -113,10 +113,16 @@ struct Gateway {
 impl Gateway {
     fn start(flows: u64) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let mut server = Server::bind(&directory.path().join("api.sock")).expect("bound");
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
+        let mut gateway = Self { directory, stop: Arc::default(), thread: None };
+        gateway.run(flows);
+        gateway
+    }
+
+    fn run(&mut self, flows: u64) {
+        let mut server = Server::bind(&self.directory.path().join("api.sock")).expect("bound");
+        self.stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&self.stop);
+        self.thread = Some(std::thread::spawn(move || {
             let mut poll = Poll::new().expect("poll");
             let mut events = Events::with_capacity(16);
             server.register(poll.registry(), 0).expect("registered");
@@ -126,8 +132,15 @@ impl Gateway {
                     server.handle(poll.registry(), event.token(), &Fake { flows });
                 }
             }
-        });
-        Self { directory, stop, thread: Some(thread) }
+        }));
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let outcome = thread.join();
+            assert!(std::thread::panicking() || outcome.is_ok(), "the server panicked");
+        }
     }
 
     fn socket(&self) -> String {
@@ -150,11 +163,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let outcome = thread.join();
-            assert!(std::thread::panicking() || outcome.is_ok(), "the server panicked");
-        }
+        self.end();
     }
 }
 
@@ -167,6 +176,8 @@ struct Outcome {
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flyover"));
     command.args(arguments).stdin(Stdio::null());
+    // Whatever the one who tests likes.
+    ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"].iter().for_each(|name| drop(command.env_remove(name)));
     command
 }
 
@@ -420,6 +431,70 @@ fn what_is_watched_comes_again() {
 }
 
 #[test]
+fn a_watch_outlives_the_gateway() {
+    let mut gateway = Gateway::start(3);
+    let mut watcher = command(&["flows", "--json", "--watch", "--socket", &gateway.socket()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(watcher.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let whole = |lines: &mut dyn Iterator<Item = String>, number: usize| {
+        let mut list = lines.next().expect("a line");
+        while !list.ends_with("}]") {
+            list.push_str(&lines.next().expect("a line"));
+        }
+        let list: Value = serde_json::from_str(&list).expect("JSON");
+        list.as_array().map(Vec::len) == Some(number)
+    };
+    assert!(whole(&mut lines, 3));
+    gateway.end();
+    // It is told before there is another one.
+    let mut told = String::new();
+    let mut errors = BufReader::new(watcher.stderr.take().expect("a pipe"));
+    errors.read_line(&mut told).expect("read");
+    assert!(told.contains("waiting for it to come back"), "{told}");
+    gateway.run(5);
+    assert!((0..1000).any(|_| whole(&mut lines, 5)), "the one that came back");
+    watcher.kill().expect("killed");
+    watcher.wait().expect("ended");
+}
+
+#[test]
+fn colours_are_for_terminals_or_for_who_asks() {
+    let gateway = Gateway::start(1);
+    let socket = gateway.socket();
+    let coloured = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = command(&[arguments, &["--socket", &socket]].concat());
+        let output = command.envs(variables.iter().copied()).output().expect("started");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout.contains(&0x1b)
+    };
+    for (arguments, variables, expected) in [
+        (["flows"].as_slice(), [].as_slice(), false),
+        (&["flows", "--color", "always"], &[], true),
+        (&["--color=always", "status"], &[("NO_COLOR", "1")], true),
+        (&["status"], &[("CLICOLOR_FORCE", "1")], true),
+        (&["status"], &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
+        (&["status", "--color", "never"], &[("CLICOLOR_FORCE", "1")], false),
+        // JSON is for programs.
+        (&["status", "--color", "always", "--json"], &[], false),
+        (&["flows", "--color", "always", "--json"], &[], false),
+        (&["events", "--color", "always", "--json"], &[], false),
+    ] {
+        assert_eq!(coloured(arguments, variables), expected, "{arguments:?} {variables:?}");
+    }
+    // Colours take no room.
+    let plain = gateway.ask(&["flows"]);
+    let mut painted = gateway.ask(&["flows", "--color", "always"]);
+    while let Some(start) = painted.find('\x1b') {
+        let end = painted[start..].find('m').expect("the end of a colour");
+        painted.replace_range(start..=start + end, "");
+    }
+    assert_eq!(painted, plain);
+}
+
+#[test]
 fn json_is_what_the_gateway_says() {
     let gateway = Gateway::start(600);
     let status = gateway.json(&["status"]);
@@ -440,6 +515,8 @@ fn json_is_what_the_gateway_says() {
     assert_eq!(count(&["flows", "--limit", "0"]), 0);
     assert_eq!(count(&["flows", "--proto", "udp"]), 300);
     assert_eq!(count(&["flows", "--port", "5", "--address", "2001:db8:2::1"]), 1);
+    assert_eq!(count(&["flows", "--port", "5", "--address", "2001:db8:2::/48"]), 1);
+    assert_eq!(count(&["flows", "--address", "192.0.2.0/24"]), 0);
     assert_eq!(count(&["flows", "--state", "closing"]), 0);
     let flow = &gateway.json(&["flows", "--limit", "1"])[0];
     assert_eq!(
@@ -464,7 +541,7 @@ fn tables_are_aligned_and_plain() {
         assert!(text.lines().all(|line| line.trim_end() == line), "{text:?}");
     }
     let status = gateway.ask(&["status"]);
-    assert!(status.starts_with("flyover 1.2.3: ready, up 3m20s\n"), "{status}");
+    assert!(status.starts_with("flyover 1.2.3: ready, up 3m20s; one thing to look at\n"), "{status}");
     assert!(status.contains("punted, by reason\n  arp  1,234\n"), "{status}");
     assert!(status.contains("10 Gbit/s"), "{status}");
 }

@@ -71,6 +71,13 @@ pub enum ClientError {
     Refused(String),
 }
 
+impl ClientError {
+    /// Whether it may go away by itself: the gateway is started again, or has less to do.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Broken { .. } | Self::Timeout { .. })
+    }
+}
+
 /// A connection to a running gateway.
 #[derive(Debug)]
 pub struct Client {

@@ -105,6 +105,29 @@ impl<R: Reason> Serialize for ByReason<R> {
     }
 }
 
+#[cfg(test)]
+impl<R: Reason> schemars::JsonSchema for ByReason<R> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ByReason".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let count = generator.subschema_for::<u64>();
+        let names = || R::ALL.iter().map(|reason| reason.name());
+        let properties: serde_json::Map<_, _> =
+            names().map(|name| (name.to_owned(), count.clone().into())).collect();
+        schemars::json_schema!({
+            "type": "object",
+            "properties": properties,
+            "required": names().collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// Reasons that this version doesn't know are left out: the gateway may be newer than its client.
 impl<'de, R: Reason> Deserialize<'de> for ByReason<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// `flyover events`: one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventInfo {
     /// Its number, from 1 on since the gateway started.
     pub seq: u64,
@@ -21,6 +22,7 @@ pub struct EventInfo {
 
 /// Some events, and where the next ones are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventPage {
     /// The oldest first.
     pub events: Vec<EventInfo>,

@@ -6,6 +6,7 @@ use super::types::{FlowInfo, TupleInfo};
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Whereabouts {
     /// Known to Flyover: `connection` says more.
@@ -19,6 +20,7 @@ pub enum Whereabouts {
 
 /// What is known of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Explanation {
     /// Who knows it.
     pub known: Whereabouts,
@@ -36,6 +38,7 @@ pub struct Explanation {
 
 /// One direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DirectionInfo {
     /// As the gateway receives it.
     pub tuple: TupleInfo,
@@ -65,6 +68,7 @@ pub struct DirectionInfo {
 
 /// Packets of one direction that the kernel got for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PuntedInfo {
     /// The reason, as in `punted_by_reason`.
     pub reason: String,
@@ -76,6 +80,7 @@ pub struct PuntedInfo {
 
 /// The entry in conntrack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConntrackInfo {
     /// Its id (`conntrack -L -o id`).
     pub id: u32,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `flyover hardware`: a port's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortHardware {
     /// The port.
     pub name: String,
@@ -38,6 +39,7 @@ pub struct PortHardware {
 
 /// What the comparison of kernel, flow table and NIC found since the start, and put right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HardwareAudit {
     /// Looks at a rule.
     pub looks: u64,
@@ -57,6 +59,7 @@ pub struct HardwareAudit {
 
 /// How long control waited for a NIC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HardwareWaits {
     /// The longest time that control spent on the NIC in one go, in microseconds.
     pub longest_us: u64,
@@ -66,6 +69,7 @@ pub struct HardwareWaits {
 
 /// Packets that a NIC has marked with where their flow is, each counted by what workers made of it too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MarkCounts {
     /// Their flow was found by the mark: no lookup.
     pub found: u64,
@@ -75,6 +79,7 @@ pub struct MarkCounts {
 
 /// Directions by where they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HardwareDirections {
     /// With a rule.
     pub hardware: u64,
@@ -90,6 +95,7 @@ pub struct HardwareDirections {
 
 /// `flyover hardware --rules`: one direction's rules, as testpmd takes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DirectionRules {
     /// The port that it comes in by; none if that is not known.
     pub port: Option<String>,

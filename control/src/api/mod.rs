@@ -15,6 +15,7 @@ mod counters;
 mod events;
 mod explanation;
 mod hardware;
+mod prefix;
 mod protocol;
 mod server;
 mod types;
@@ -27,6 +28,7 @@ pub use explanation::{ConntrackInfo, DirectionInfo, Explanation, PuntedInfo, Whe
 pub use hardware::{
     DirectionRules, HardwareAudit, HardwareDirections, HardwareWaits, MarkCounts, PortHardware,
 };
+pub use prefix::{NoPrefix, Prefix};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, CaptureClient, Handler, MAX_CLIENTS, Server};
 pub use types::{

@@ -1,11 +1,12 @@
 //! Requests and replies.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::capture::CaptureRequest;
+use super::prefix::Prefix;
 use super::types::{FlowInfo, FlowState};
 
 /// Most flows in one page, whatever the client asks for.
@@ -81,9 +82,9 @@ pub struct FlowFilter {
     /// `tcp` or `udp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<String>,
-    /// An address of either end, before or after NAT.
+    /// An address of either end, before or after NAT, or the network that it is of.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
+    pub address: Option<Prefix>,
     /// A port of either end, before or after NAT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -98,7 +99,7 @@ impl FlowFilter {
         let tuples = [&flow.orig, &flow.reply];
         self.proto.as_ref().is_none_or(|proto| *proto == flow.proto)
             && self.state.is_none_or(|state| state == flow.state)
-            && self.address.is_none_or(|a| tuples.iter().any(|t| t.src == a || t.dst == a))
+            && self.address.is_none_or(|a| tuples.iter().any(|t| a.contains(&t.src) || a.contains(&t.dst)))
             && self.port.is_none_or(|p| tuples.iter().any(|t| t.sport == p || t.dport == p))
     }
 }

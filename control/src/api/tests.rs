@@ -329,7 +329,8 @@ fn filters_look_at_both_ends_and_directions() {
     let matches = |filter: FlowFilter| filter.matches(&flow);
     let address = |text: &str| FlowFilter { address: text.parse().ok(), ..FlowFilter::default() };
     assert!(["192.168.1.2", "192.0.2.9", "203.0.113.1"].into_iter().all(|a| matches(address(a))));
-    assert!(!matches(address("203.0.113.2")));
+    assert!(["192.168.1.0/24", "192.0.0.0/16"].into_iter().all(|a| matches(address(a))));
+    assert!(!matches(address("203.0.113.2")) && !matches(address("198.51.100.0/24")));
     let port = |port| FlowFilter { port: Some(port), ..FlowFilter::default() };
     assert!(matches(port(443)) && matches(port(42)) && !matches(port(80)));
     let state = |state| FlowFilter { state: Some(state), ..FlowFilter::default() };

@@ -11,6 +11,7 @@ use super::hardware::MarkCounts;
 
 /// `flyover status`: the gateway at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     /// Flyover's version.
     pub version: String,
@@ -55,6 +56,7 @@ pub struct Status {
 
 /// What of the ruleset packets past the kernel do not meet, by the names that `flyover check` has for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RulesetInfo {
     /// Must see each packet, and keeps its connections in the kernel.
     pub keeps: Vec<String>,
@@ -68,6 +70,7 @@ pub struct RulesetInfo {
 
 /// A flowtable of the user's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FlowtableInfo {
     /// The table's family.
     pub family: String,
@@ -85,6 +88,7 @@ pub struct FlowtableInfo {
 
 /// How flows proved themselves again after changes of the kernel's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RevalidationCounts {
     /// Directions that had packets and could not prove themselves in time: they went back to the kernel.
     pub missed: u64,
@@ -94,6 +98,7 @@ pub struct RevalidationCounts {
 
 /// Connections by state; one whose directions differ counts as its slower one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FlowCounts {
     /// Waiting for the kernel's proof.
     pub candidate: u64,
@@ -111,6 +116,7 @@ pub struct FlowCounts {
 
 /// Packets by the path that they took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PacketCounts {
     /// Forwarded by workers.
     pub fast: u64,
@@ -126,6 +132,7 @@ pub struct PacketCounts {
 
 /// The event stream from conntrack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConntrackCounts {
     /// Events received.
     pub events: u64,
@@ -139,6 +146,7 @@ pub struct ConntrackCounts {
 
 /// A worker at a glance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkerStatus {
     /// Its core.
     pub core: u16,
@@ -152,6 +160,7 @@ pub struct WorkerStatus {
 
 /// `flyover ports`: a port and its twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortStatus {
     /// The twin's name.
     pub name: String,
@@ -185,6 +194,7 @@ pub struct PortStatus {
 
 /// One direction of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortCounters {
     /// Packets.
     pub packets: u64,
@@ -198,6 +208,7 @@ pub struct PortCounters {
 
 /// A twin's packets from the kernel's point of view, as `ip -s link` shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TwinCounters {
     /// Packets that the kernel received: punted ones.
     pub rx_packets: u64,
@@ -211,6 +222,7 @@ pub struct TwinCounters {
 
 /// `flyover flows`: one connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FlowInfo {
     /// `tcp` or `udp`.
     pub proto: String,
@@ -238,6 +250,7 @@ pub struct FlowInfo {
 
 /// Where a connection's packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FlowState {
     /// To the kernel, until it proves both directions.
@@ -271,6 +284,7 @@ impl FlowState {
 
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TupleInfo {
     /// Source address.
     pub src: IpAddr,
@@ -299,6 +313,7 @@ pub fn proto_name(proto: u8) -> String {
 
 /// A count for each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PerDirection {
     /// The direction that opened the connection.
     pub orig: u64,
@@ -315,6 +330,7 @@ impl PerDirection {
 
 /// `flyover stats`: counters by worker and by punt thread.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Stats {
     /// Sum over workers.
     pub packets: PacketCounts,
@@ -335,6 +351,7 @@ pub struct Stats {
 
 /// What happened to flows, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TrackerCounts {
     /// Conntrack entries that were looked at: events, dumps and answers.
     pub entries: u64,
@@ -358,6 +375,7 @@ pub struct TrackerCounts {
 
 /// Counters of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkerStats {
     /// Its core.
     pub core: u16,
@@ -384,6 +402,7 @@ pub struct WorkerStats {
 
 /// Cycles a packet that a worker's stages take, of the time-stamp counter: means over one round in 16 since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StageCycles {
     /// Receiving, with the driver.
     pub receive: f64,
@@ -397,6 +416,7 @@ pub struct StageCycles {
 
 /// Counters of one punt thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PuntStats {
     /// Its number, from 0.
     pub thread: u16,

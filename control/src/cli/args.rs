@@ -1,15 +1,16 @@
 //! Commands and options.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 use tracing_subscriber::filter::LevelFilter;
 
 use super::capture::duration;
-use crate::api::{FlowFilter, FlowState};
+use super::examples;
+use crate::api::{FlowFilter, FlowState, Prefix};
 use crate::log::Format;
 use crate::nics::{HANDED_OVER, VFIO};
 
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// The gateway's API socket: which instance to ask, or where `run` listens [default: /run/flyover.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Whether to print in colour; `auto` does on a terminal, and heeds NO_COLOR and CLICOLOR_FORCE
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub color: ColorChoice,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -32,34 +36,49 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway in the foreground, until SIGTERM or SIGINT
+    #[command(after_help = examples::RUN)]
     Run(RunArguments),
     /// Check a configuration and this machine without starting anything
+    #[command(after_help = examples::CHECK)]
     Check(CheckArguments),
     /// What of this machine, its kernel and its ruleset keeps a gateway from its best, and what mends it
+    #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorArguments),
     /// Take NICs from their kernel drivers, for DPDK
+    #[command(after_help = examples::BIND)]
     Bind(BindArguments),
     /// Give NICs back to their kernel drivers
+    #[command(after_help = examples::UNBIND)]
     Unbind(UnbindArguments),
     /// The gateway at a glance: readiness, connections by state, packets by path
+    #[command(after_help = examples::STATUS)]
     Status(Shown),
     /// Ports and their twins: link, MAC, MTU, packets
+    #[command(after_help = examples::PORTS)]
     Ports(Shown),
     /// Connections: both directions, state and why, packets, age
+    #[command(after_help = examples::FLOWS)]
     Flows(FlowsArguments),
     /// Counters by worker, reason and punt thread
+    #[command(after_help = examples::STATS)]
     Stats(Shown),
     /// What has happened at the gateway, the last of it, and what happens
+    #[command(after_help = examples::EVENTS)]
     Events(EventsArguments),
     /// What ports' hardware can do and does, and the rules of a connection
+    #[command(after_help = examples::HARDWARE)]
     Hardware(HardwareArguments),
     /// A live screen: ports, paths, workers, the busiest connections, events
+    #[command(after_help = examples::TOP)]
     Top(TopArguments),
     /// Where a connection is, since when, and why not further
+    #[command(after_help = examples::EXPLAIN)]
     Explain(ExplainArguments),
     /// What becomes of the next packets, step by step and why
+    #[command(after_help = examples::TRACE)]
     Trace(TraceArguments),
     /// Packets at the ports, as pcapng for tcpdump and Wireshark: as they come in, leave, go to the kernel, or are dropped
+    #[command(after_help = examples::CAPTURE)]
     Capture(CaptureArguments),
 }
 
@@ -409,9 +428,9 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
 /// `flyover flows`
 #[derive(Args, Debug)]
 pub struct FlowsArguments {
-    /// Only connections with this address at either end, before or after NAT
+    /// Only connections with this address at either end, before or after NAT; or with one of a network, as 192.0.2.0/24
     #[arg(long, value_name = "ADDRESS")]
-    pub address: Option<IpAddr>,
+    pub address: Option<Prefix>,
     /// Only connections with this L4 port at either end, before or after NAT
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,

@@ -15,7 +15,7 @@ use super::capture::CaptureError;
 use super::check::Running;
 use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
-use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, top, trace};
+use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, style, top, trace};
 use crate::api::{Client, ClientError, Request, Status};
 use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine};
 use crate::host::Host;
@@ -65,6 +65,8 @@ enum Failure {
 
 /// Does what the command line asks for; `run` is what `flyover run` calls.
 pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
+    let color = arguments.color;
+    style::decide(color);
     let socket = arguments.socket;
     let outcome = match arguments.command {
         Command::Run(arguments) => start(&arguments, socket, run),
@@ -91,6 +93,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         Command::Hardware(arguments) => hardware_of(&arguments, socket),
         Command::Events(arguments) => events_of(&arguments, socket),
         Command::Top(arguments) => {
+            style::decide_screen(color);
             let socket = socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
             top::run(&socket, &arguments).map_err(Failure::from)
         }
@@ -100,8 +103,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         }
         Command::Flows(arguments) => {
             let pace = arguments.shown.pace();
-            connect(socket)
-                .and_then(|mut client| repeatedly(pace, |out| Ok(flows::show(&mut client, &arguments, out)?)))
+            repeatedly(socket, pace, |client, out| Ok(flows::show(client, &arguments, out)?))
         }
     };
     match outcome {
@@ -157,8 +159,8 @@ impl From<ShowError> for Failure {
     }
 }
 
-fn connect(socket: Option<PathBuf>) -> Result<Client, Failure> {
-    Ok(Client::connect(&socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)))?)
+fn connect(socket: Option<PathBuf>) -> Result<Client, ClientError> {
+    Client::connect(&socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)))
 }
 
 /// One question, its answer as JSON as the gateway wrote it, or as `show` shows it.
@@ -168,8 +170,7 @@ fn answer<T: serde::de::DeserializeOwned>(
     shown: Shown,
     show: impl Fn(&mut dyn Write, T) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let mut client = connect(socket)?;
-    repeatedly(shown.pace(), |out| {
+    repeatedly(socket, shown.pace(), |client, out| {
         if shown.output.json {
             Ok(writeln!(out, "{}", client.ask_raw(request)?)?)
         } else {
@@ -178,19 +179,37 @@ fn answer<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Prints once, or again and again until interrupted: on a terminal in place of the last, else below it.
+/// Asks and prints once; or again and again until interrupted: on a terminal in place of the last, else below it. A gateway
+/// that goes away is told of, and waited for.
 fn repeatedly(
+    socket: Option<PathBuf>,
     pace: Option<Duration>,
-    mut write: impl FnMut(&mut dyn Write) -> Result<(), Failure>,
+    mut write: impl FnMut(&mut Client, &mut dyn Write) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let Some(pace) = pace else { return print(write) };
+    let mut client = connect(socket.clone())?;
+    let Some(pace) = pace else { return print(|out| write(&mut client, out)) };
     let clear: &[u8] = if io::stdout().is_terminal() { b"\x1b[2J\x1b[H" } else { b"" };
     loop {
         // Whole before it is shown: half a picture is none.
         let mut picture = clear.to_vec();
-        write(&mut picture)?;
-        print(|out| Ok(out.write_all(&picture)?))?;
+        match write(&mut client, &mut picture) {
+            Ok(()) => print(|out| Ok(out.write_all(&picture)?))?,
+            Err(Failure::Client(error)) if error.may_pass() => client = again(socket.clone(), pace, &error)?,
+            Err(failure) => return Err(failure),
+        }
         thread::sleep(pace);
+    }
+}
+
+/// Connects to a gateway that has gone away, when it is there again.
+fn again(socket: Option<PathBuf>, pace: Duration, why: &ClientError) -> Result<Client, Failure> {
+    writeln!(io::stderr(), "flyover: {why}; waiting for it to come back")?;
+    loop {
+        match connect(socket.clone()) {
+            Ok(client) => return Ok(client),
+            Err(error) if error.may_pass() => thread::sleep(pace),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

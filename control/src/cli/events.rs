@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::args::EventsArguments;
 use super::error::ShowError;
+use super::style::{Tone, paint};
 use crate::api::{Client, ClientError, EventInfo, EventPage, MAX_PAGE, Request};
 
 /// How often a gateway that is followed is asked.
@@ -82,9 +83,15 @@ fn line(event: &EventInfo, json: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string(event)?)?);
     }
-    write!(out, "{}  {:5}  {}", event.time, event.level, event.message)?;
+    let level = format!("{:5}", event.level);
+    let level = match event.level.as_str() {
+        "error" => paint(Tone::Bad, &level),
+        "warn" => paint(Tone::Warn, &level),
+        _ => level,
+    };
+    write!(out, "{}  {level}  {}", paint(Tone::Faint, &event.time), event.message)?;
     for (name, value) in &event.fields {
-        write!(out, "  {name}={value}")?;
+        write!(out, "  {}{value}", paint(Tone::Faint, &format!("{name}=")))?;
     }
     writeln!(out)
 }

@@ -2,17 +2,19 @@
 
 use std::io::{self, Write};
 
+use super::flows::tone;
 use super::format::{bytes, count, seconds, tuple};
+use super::style::{Tone, paint};
 use crate::api::{DirectionInfo, Explanation, PuntedInfo, Whereabouts};
 
 /// A sentence on where it is, then what is known, then what can be done.
 pub(super) fn show(out: &mut dyn Write, found: &Explanation) -> io::Result<()> {
-    let (place, why) = match (found.known, &found.connection) {
-        (Whereabouts::Flyover, Some(flow)) => (flow.state.name(), &found.why),
-        (Whereabouts::Nowhere, _) => ("unknown", &found.why),
-        (Whereabouts::Kernel | Whereabouts::Flyover, _) => ("in the kernel", &found.why),
+    let (tone, place) = match (found.known, &found.connection) {
+        (Whereabouts::Flyover, Some(flow)) => (tone(flow.state), flow.state.name()),
+        (Whereabouts::Nowhere, _) => (Tone::Bad, "unknown"),
+        (Whereabouts::Kernel | Whereabouts::Flyover, _) => (Tone::Warn, "in the kernel"),
     };
-    writeln!(out, "{place}: {why}")?;
+    writeln!(out, "{}: {}", paint(tone, place), found.why)?;
     for (name, direction) in ["original", "reply"].iter().zip(&found.directions) {
         show_direction(out, name, direction)?;
     }
@@ -21,20 +23,23 @@ pub(super) fn show(out: &mut dyn Write, found: &Explanation) -> io::Result<()> {
         let timeout = entry.timeout_s.map(|left| format!(", {left} s left")).unwrap_or_default();
         writeln!(
             out,
-            "\nconntrack   id {}{state}{timeout}, mark {:#x}, zone {}",
-            entry.id, entry.mark, entry.zone
+            "\n{}   id {}{state}{timeout}, mark {:#x}, zone {}",
+            paint(Tone::Head, "conntrack"),
+            entry.id,
+            entry.mark,
+            entry.zone
         )?;
         writeln!(out, "            {} and back {}", tuple(&entry.orig), tuple(&entry.reply))?;
     }
     for advice in &found.advice {
-        writeln!(out, "\nto do       {advice}")?;
+        writeln!(out, "\n{}       {advice}", paint(Tone::Head, "to do"))?;
     }
     Ok(())
 }
 
 fn show_direction(out: &mut dyn Write, name: &str, direction: &DirectionInfo) -> io::Result<()> {
     let DirectionInfo { state, why, proved_length, .. } = direction;
-    writeln!(out, "\n{name:<11} {}", tuple(&direction.tuple))?;
+    writeln!(out, "\n{} {}", paint(Tone::Head, &format!("{name:<11}")), tuple(&direction.tuple))?;
     writeln!(out, "            {state} for {}: {why}", seconds(direction.since_s))?;
     if let (Some(from), Some(to), Some(next_hop)) =
         (&direction.in_port, &direction.out_port, &direction.next_hop)

@@ -7,10 +7,12 @@ use serde::Serialize;
 
 use super::check::{FlowtableReference, RuleReference};
 use super::mend::{Fix, Mend};
+use super::style::{Tone, paint};
 use crate::config::ConfigError;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The gateway can't run.
@@ -29,10 +31,19 @@ impl Severity {
             Self::Note => "note",
         }
     }
+
+    const fn tone(self) -> Tone {
+        match self {
+            Self::Error => Tone::Bad,
+            Self::Warning => Tone::Warn,
+            Self::Note => Tone::Faint,
+        }
+    }
 }
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -96,13 +107,18 @@ impl Finding {
     }
 }
 
-/// `{"ok":…,"findings":[…]}`, and of `doctor` what was mended.
+/// What was found of a configuration and this machine; and of `doctor` what was mended.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Document<'a> {
+    /// No finding is an `error`.
     ok: bool,
+    /// The worst first.
     findings: &'a [Finding],
+    /// With `--fix`: nothing was done, only said.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
+    /// With `--fix`: what was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     fixes: Option<&'a [Fix]>,
 }
@@ -140,10 +156,11 @@ pub(super) fn write_all(out: &mut dyn Write, name: &Path, findings: &[Finding]) 
 /// Writes findings for people.
 pub(super) fn write(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()> {
     for finding in findings {
-        writeln!(out, "{}: {}", finding.severity.name(), finding.what)?;
-        writeln!(out, "  why: {}", finding.why)?;
+        let severity = finding.severity;
+        writeln!(out, "{}: {}", paint(severity.tone(), severity.name()), finding.what)?;
+        writeln!(out, "  {} {}", paint(Tone::Faint, "why:"), finding.why)?;
         if let Some(fix) = &finding.fix {
-            writeln!(out, "  fix: {fix}")?;
+            writeln!(out, "  {} {fix}", paint(Tone::Good, "fix:"))?;
         }
         if let Some(left) = &finding.left {
             writeln!(out, "  left: {left}")?;

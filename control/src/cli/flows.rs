@@ -2,6 +2,9 @@
 
 mod sorted;
 
+#[cfg(test)]
+pub(super) use sorted::Rated;
+
 use std::io::Write;
 use std::net::SocketAddr;
 
@@ -11,8 +14,9 @@ use serde_json::value::RawValue;
 use super::args::FlowsArguments;
 use super::error::ShowError;
 use super::format::{bytes, count, seconds, tuple};
-use super::table::{Align, Table};
-use crate::api::{Client, FlowInfo, FlowPage, MAX_PAGE, Request};
+use super::style::Tone;
+use super::table::{Align, Cell, Table};
+use crate::api::{Client, FlowInfo, FlowPage, FlowState, MAX_PAGE, Request};
 
 /// A page whose flows are printed as the gateway wrote them.
 #[derive(Deserialize)]
@@ -128,19 +132,30 @@ const fn columns() -> [(&'static str, Align); 11] {
     ]
 }
 
-fn row(flow: &FlowInfo) -> Vec<String> {
-    let port = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+/// A state's colour.
+pub(super) const fn tone(state: FlowState) -> Tone {
+    match state {
+        FlowState::Hardware => Tone::Hardware,
+        FlowState::Software => Tone::Good,
+        FlowState::Probing => Tone::Passing,
+        FlowState::Candidate => Tone::Warn,
+        FlowState::Closing => Tone::Faint,
+    }
+}
+
+fn row(flow: &FlowInfo) -> Vec<Cell> {
+    let port = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned()).into();
     vec![
-        flow.proto.clone(),
-        flow.state.name().to_owned(),
-        tuple(&flow.orig),
-        tuple(&flow.reply),
+        flow.proto.clone().into(),
+        Cell::toned(tone(flow.state), flow.state.name()),
+        tuple(&flow.orig).into(),
+        tuple(&flow.reply).into(),
         port(&flow.in_port),
         port(&flow.out_port),
-        count(flow.packets.both()),
-        bytes(flow.bytes.both()),
-        seconds(flow.age_s),
-        seconds(flow.idle_s),
-        flow.why.clone(),
+        count(flow.packets.both()).into(),
+        bytes(flow.bytes.both()).into(),
+        seconds(flow.age_s).into(),
+        seconds(flow.idle_s).into(),
+        flow.why.clone().into(),
     ]
 }

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::format::count;
-use super::table::{Align, Table};
+use super::style::Tone;
+use super::table::{Align, Cell, Table};
 use crate::api::{DirectionRules, HardwareAudit, PortHardware};
 
 use Align::{Left, Right};
@@ -29,19 +30,19 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
     for port in ports {
         let directions = &port.directions;
         table.row(vec![
-            port.name.clone(),
-            port.driver.clone(),
-            port.tier.clone(),
-            word(port.used),
-            word(port.ipv6),
-            word(port.vlan),
-            word(port.queues),
-            count(directions.hardware),
-            count(directions.waiting),
-            count(directions.put_off),
-            count(directions.leaving),
-            if port.used { count(directions.capacity) } else { "-".to_owned() },
-            count(port.marks.found),
+            port.name.clone().into(),
+            port.driver.clone().into(),
+            Cell::toned(tone(&port.tier), &*port.tier),
+            word(port.used).into(),
+            word(port.ipv6).into(),
+            word(port.vlan).into(),
+            word(port.queues).into(),
+            count(directions.hardware).into(),
+            count(directions.waiting).into(),
+            count(directions.put_off).into(),
+            count(directions.leaving).into(),
+            if port.used { count(directions.capacity) } else { "-".to_owned() }.into(),
+            count(port.marks.found).into(),
         ]);
     }
     table.flush(out)?;
@@ -58,6 +59,15 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
         }
     }
     Ok(())
+}
+
+/// A tier's colour.
+fn tone(tier: &str) -> Tone {
+    match tier {
+        "full" => Tone::Hardware,
+        "assist" => Tone::Good,
+        _ => Tone::Faint,
+    }
 }
 
 /// What did not agree, and what the NIC let wait, if anything.

@@ -71,6 +71,7 @@ const LOADED: &str = "loaded";
 
 /// What became of one thing that was to be mended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Fix {
     /// The finding's `check`.
     check: &'static str,

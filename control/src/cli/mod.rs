@@ -11,6 +11,7 @@ mod dispatch;
 mod doctor;
 mod error;
 mod events;
+mod examples;
 mod explain;
 mod findings;
 mod flows;
@@ -18,11 +19,16 @@ mod format;
 mod hardware;
 mod mend;
 mod show;
+mod style;
 mod table;
 mod top;
 mod trace;
+mod verdict;
 
 pub use args::{Arguments, Command};
 pub use check::machine as check_machine;
 pub use dispatch::{RunOptions, Runner, dispatch};
 pub use findings::{Finding, Severity};
+
+#[cfg(test)]
+mod schema;

@@ -3,24 +3,22 @@
 use std::io::{self, Write};
 
 use super::format::{bytes, count, seconds, speed};
-use super::table::{Align, Table};
-use crate::api::{ByReason, MarkCounts, PortStatus, Reason, StageCycles, Stats, Status};
+use super::style::{Tone, paint};
+use super::table::{Align, Cell, Table};
+use super::verdict;
+use crate::api::{ByReason, MarkCounts, PacketCounts, PortStatus, Reason, StageCycles, Stats, Status};
 
 use Align::{Left, Right};
 
 /// `flyover status`
 pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
-    let ready = if status.ready { "ready" } else { "not ready" };
-    writeln!(out, "flyover {}: {ready}, up {}", status.version, seconds(status.uptime_s as f64))?;
+    headline(out, status)?;
     let hugepages = if status.hugepages { "hugepages" } else { "no hugepages" };
     let Status { policy, epoch, hardware, .. } = status;
     writeln!(out, "policy {policy}, epoch {epoch}, {hugepages}, hardware path: {hardware}")?;
     writeln!(out, "own nft table: {}", own_table(&status.ruleset.own_table))?;
-    for notice in &status.notices {
-        writeln!(out, "note: {notice}")?;
-    }
     let flows = &status.flows;
-    writeln!(out, "\nconnections, of {} at most", count(flows.capacity))?;
+    writeln!(out, "\n{}, of {} at most", head("connections"), count(flows.capacity))?;
     numbers(
         out,
         &[
@@ -31,22 +29,11 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
             ("closing", flows.closing),
         ],
     )?;
-    let packets = &status.packets;
-    writeln!(out, "\npackets")?;
-    numbers(
-        out,
-        &[
-            ("fast", packets.fast),
-            ("hardware", packets.hardware),
-            ("punted", packets.punted),
-            ("from kernel", packets.from_kernel),
-            ("dropped", packets.dropped),
-        ],
-    )?;
+    packets(out, &status.packets)?;
     reasons(out, "punted", &status.punted_by_reason)?;
     reasons(out, "dropped", &status.dropped_by_reason)?;
     let conntrack = &status.conntrack;
-    writeln!(out, "\nconntrack")?;
+    writeln!(out, "\n{}", head("conntrack"))?;
     numbers(
         out,
         &[
@@ -71,6 +58,52 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
     workers.flush(out)?;
     writeln!(out)?;
     ports(out, &status.ports)
+}
+
+/// Whether all is well, and what is not: at a glance, and in full.
+fn headline(out: &mut dyn Write, status: &Status) -> io::Result<()> {
+    let ready = if status.ready { paint(Tone::Good, "ready") } else { paint(Tone::Bad, "not ready") };
+    let faults = verdict::faults(status);
+    let verdict = match faults.len() + status.notices.len() {
+        0 => paint(Tone::Good, "all is well"),
+        1 => paint(Tone::Warn, "one thing to look at"),
+        many => paint(Tone::Warn, &format!("{many} things to look at")),
+    };
+    let up = seconds(status.uptime_s as f64);
+    writeln!(out, "flyover {}: {ready}, up {up}; {verdict}", status.version)?;
+    for fault in faults {
+        writeln!(out, "{} {fault}", paint(Tone::Bad, "look:"))?;
+    }
+    for notice in &status.notices {
+        writeln!(out, "{} {notice}", paint(Tone::Warn, "note:"))?;
+    }
+    Ok(())
+}
+
+/// By path, with the share of those that came in; what the kernel sends came in before, or is its own.
+fn packets(out: &mut dyn Write, packets: &PacketCounts) -> io::Result<()> {
+    let PacketCounts { fast, hardware, punted, from_kernel, dropped } = *packets;
+    let all = fast + hardware + punted + dropped;
+    let share = |part: u64| match all {
+        0 => String::new(),
+        all => format!("{:.1} %", 100.0 * part as f64 / all as f64),
+    };
+    writeln!(out, "\n{}", head("packets"))?;
+    let mut table = Table::bare(&[Left, Right, Right]);
+    for (name, packets, share) in [
+        ("fast", fast, share(fast)),
+        ("hardware", hardware, share(hardware)),
+        ("punted", punted, share(punted)),
+        ("from kernel", from_kernel, String::new()),
+        ("dropped", dropped, share(dropped)),
+    ] {
+        table.row(vec![format!("  {name}"), count(packets), share]);
+    }
+    table.flush(out)
+}
+
+fn head(text: &str) -> String {
+    paint(Tone::Head, text)
 }
 
 /// What has the kernel track connections, after the word that programs get.
@@ -104,33 +137,39 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()>
         ("MISSED", Right),
         ("DEVICE", Left),
     ]);
-    let up = |up: bool| if up { "up" } else { "down" }.to_owned();
+    let up = |up: bool| if up { Cell::toned(Tone::Good, "up") } else { Cell::toned(Tone::Bad, "down") };
+    let plain = |text: &str| Cell::from(text.to_owned());
+    // Nothing was lost: nothing to see.
+    let lost = |number: u64| match number {
+        0 => Cell::from(count(0)),
+        some => Cell::toned(Tone::Bad, count(some)),
+    };
     for port in ports {
         let (rx, tx, twin) = (&port.rx, &port.tx, &port.twin);
         let netns = port.netns.as_ref().map_or(String::new(), |name| format!(" (netns {name})"));
         let device = format!("{}{netns}", port.device);
         let head = vec![
-            port.name.clone(),
-            port.driver.clone(),
+            plain(&port.name),
+            plain(&port.driver),
             up(port.link_up),
             up(port.admin_up),
-            speed(port.speed_mbps),
-            port.mac.clone(),
-            port.mtu.to_string(),
-            port.queues.to_string(),
+            speed(port.speed_mbps).into(),
+            plain(&port.mac),
+            port.mtu.to_string().into(),
+            port.queues.to_string().into(),
         ];
-        let line = |head: Vec<String>, name: &str, numbers: [Option<u64>; 4], device: String| {
+        let line = |head: Vec<Cell>, name: &str, numbers: [Option<u64>; 4], device: String| {
             let [packets, octets, errors, missed] = numbers;
             let mut cells = head;
-            cells.push(name.to_owned());
-            cells.push(packets.map(count).unwrap_or_default());
-            cells.push(octets.map(bytes).unwrap_or_default());
-            cells.push(errors.map(count).unwrap_or_default());
-            cells.push(missed.map(count).unwrap_or_default());
-            cells.push(device);
+            cells.push(plain(name));
+            cells.push(packets.map(count).unwrap_or_default().into());
+            cells.push(octets.map(bytes).unwrap_or_default().into());
+            cells.push(errors.map_or_else(|| plain(""), lost));
+            cells.push(missed.map_or_else(|| plain(""), lost));
+            cells.push(device.into());
             cells
         };
-        let blank = || vec![String::new(); head.len()];
+        let blank = || vec![plain(""); head.len()];
         let blanks = [blank(), blank(), blank()];
         let [second, third, fourth] = blanks;
         table.row(line(
@@ -216,7 +255,7 @@ pub(super) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
     }
     punt.flush(out)?;
     let tracker = &stats.tracker;
-    writeln!(out, "\nflows")?;
+    writeln!(out, "\n{}", head("flows"))?;
     let told = [
         ("conntrack entries looked at", tracker.entries),
         ("proofs", tracker.proofs),
@@ -231,7 +270,7 @@ pub(super) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
     numbers(out, &told)?;
     let marks = &stats.marks;
     if *marks != MarkCounts::default() {
-        writeln!(out, "\npackets marked by NICs")?;
+        writeln!(out, "\n{}", head("packets marked by NICs"))?;
         let told =
             [("found by their mark", marks.found), ("looked up, the mark was old or wrong", marks.missed)];
         numbers(out, &told)?;
@@ -258,6 +297,6 @@ fn reasons<R: Reason>(out: &mut dyn Write, title: &str, counts: &ByReason<R>) ->
         return Ok(());
     }
     found.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
-    writeln!(out, "\n{title}, by reason")?;
+    writeln!(out, "\n{}", head(&format!("{title}, by reason")))?;
     numbers(out, &found)
 }

@@ -8,6 +8,7 @@ use crate::ruleset::{Judgement, UserFlowtable};
 
 /// A flowtable, for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FlowtableReference {
     /// The table's family.
     pub family: &'static str,

@@ -10,6 +10,7 @@ use crate::ruleset::{self, Judgement, OwnTable, ReadError, Warning, What};
 
 /// The rule or chain of a finding, for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RuleReference {
     /// What it is: a name that `accept_loss` takes, or of what is only warned of.
     pub construct: &'static str,

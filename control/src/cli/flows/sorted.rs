@@ -21,11 +21,14 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection and its rate, if that was asked for.
 #[derive(Clone, Debug, Serialize)]
-struct Rated {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Rated {
     #[serde(flatten)]
     flow: FlowInfo,
+    /// Packets a second, over a second, both directions together; with `--sort rate` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     packets_per_s: Option<f64>,
+    /// Bits a second, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     bits_per_s: Option<f64>,
 }
@@ -126,7 +129,8 @@ pub(super) fn show(
     }
     let mut table = Table::new(&all);
     for Rated { flow, packets_per_s, bits_per_s } in &flows {
-        let rates = [packets_per_s, bits_per_s].into_iter().flatten().map(|rate| count(rate.round() as u64));
+        let rates =
+            [packets_per_s, bits_per_s].into_iter().flatten().map(|rate| count(rate.round() as u64).into());
         table.row(rates.chain(row(flow)).collect());
     }
     Ok(table.flush(out)?)

@@ -88,6 +88,8 @@ pub(super) struct App {
     /// The selected connection's place.
     pub(super) selected: usize,
     pub(super) over: Over,
+    /// Lines of it that are above the first one shown.
+    pub(super) scrolled: u16,
     /// Why the gateway does not answer.
     pub(super) trouble: Option<String>,
     seen: u64,
@@ -158,7 +160,7 @@ impl App {
                 String::from_utf8_lossy(&text).into_owned()
             },
         );
-        self.over = Over::Explanation(text);
+        (self.over, self.scrolled) = (Over::Explanation(text), 0);
     }
 
     /// A key was pressed.
@@ -171,7 +173,7 @@ impl App {
             return Wish::None;
         }
         if self.over != Over::Nothing {
-            self.over = Over::Nothing;
+            self.look_over(key.code);
             return Wish::None;
         }
         let last = self.flows().len().saturating_sub(1);
@@ -190,6 +192,25 @@ impl App {
             _ => {}
         }
         Wish::None
+    }
+
+    /// Scrolls what lies over the screen; any other key takes it away.
+    fn look_over(&mut self, code: KeyCode) {
+        let lines = match &self.over {
+            Over::Explanation(text) => u16::try_from(text.lines().count()).unwrap_or(u16::MAX),
+            Over::Help | Over::Nothing => 0,
+        };
+        self.scrolled = match code {
+            KeyCode::Down | KeyCode::Char('j') => self.scrolled.saturating_add(1),
+            KeyCode::Up | KeyCode::Char('k') => self.scrolled.saturating_sub(1),
+            KeyCode::PageDown => self.scrolled.saturating_add(10),
+            KeyCode::PageUp => self.scrolled.saturating_sub(10),
+            _ => {
+                (self.over, self.scrolled) = (Over::Nothing, 0);
+                return;
+            }
+        }
+        .min(lines);
     }
 
     fn type_into_filter(&mut self, code: KeyCode) {

@@ -142,7 +142,7 @@ fn reasons(before: &Sample, now: &Sample, per_second: impl Fn(u64, u64) -> f64) 
         .iter()
         .map(|(reason, count)| (reason.name(), per_second(then.punted_by_reason.get(reason), count)));
     let dropped = status.dropped_by_reason.iter().map(|(reason, count)| {
-        (format!("dropped: {}", reason.name()), per_second(then.dropped_by_reason.get(reason), count))
+        (format!("drop {}", reason.name()), per_second(then.dropped_by_reason.get(reason), count))
     });
     let all = punted.map(|(name, rate)| (name.to_owned(), rate)).chain(dropped);
     let mut all: Vec<_> = all.filter(|(_, rate)| *rate > 0.0).collect();

@@ -46,6 +46,7 @@ fn sample(begun: Instant, second: u64) -> Sample {
     let port = |name: &str, rx, tx| PortStatus {
         name: name.to_owned(),
         link_up: name != "dmz0",
+        admin_up: true,
         rx: counters(rx),
         tx: counters(tx),
         ..PortStatus::default()
@@ -129,15 +130,15 @@ fn press(app: &mut App, keys: &str) -> Wish {
 fn all_is_there_in_80_columns() {
     let screen = screen(&app(), 80, 24);
     let expected = [
-        " flyover 1.2.3 ready  up 1m02s  policy auto: every connection that the ruleset l",
+        " flyover 1.2.3 ready  1 to look at: flyover status  up 1m02s  policy auto: every",
         "PORT            LINK   RX pkt/s   bit/s  TX pkt/s   bit/s",
         "wan0            up         2.0M   16.0G      1.0k    8.0M",
         "lan0            up         1.0k    8.0M      2.0M   16.0G",
         "dmz0            down          0       0         0       0",
-        "PATH       pkt/s  share   TO KERNEL, DROPPED     CORE  BUSY SLEEP  pkt/s cyc/pkt",
-        "hardware    500k  25.0%      900 no_flow            1   42%    3%   1.5M     100",
-        "software    1.5M  75.0%      100 arp",
-        "kernel      1.0k   0.0%        7 dropped: tx_queu",
+        "PATH       pkt/s  share   pkt/s TO KERNEL, DROP  CORE  BUSY SLEEP  pkt/s cyc/pkt",
+        "hardware    500k  25.0%     900 no_flow             1   42%    3%   1.5M     100",
+        "software    1.5M  75.0%     100 arp",
+        "kernel      1.0k   0.0%       7 drop tx_queue_ful",
         " 3 of 3 connections, by bit/s ──",
         "     STATE     CONNECTION                                    pkt/s  bit/s    AGE",
         "tcp  hardware  192.168.1.2:40002 > 198.51.100.9:443           150k   800M  1m38s",
@@ -147,9 +148,42 @@ fn all_is_there_in_80_columns() {
     for (found, expected) in screen.iter().zip(expected) {
         assert!(found.starts_with(expected), "{expected:?} is not\n{}", screen.join("\n"));
     }
+    assert!(screen[19].starts_with(" events ──"), "{screen:?}");
     assert_eq!(screen[22], "03:04:05 carrier in second 2  port=wan0");
     assert!(screen[23].starts_with(" q end  s order"));
     assert!(screen[2].chars().any(|c| c == '█'), "{screen:?}");
+}
+
+#[test]
+fn a_large_screen_shows_more() {
+    let screen = screen(&app(), 120, 40);
+    let line = |words: &str| {
+        screen.iter().position(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {screen:#?}"))
+    };
+    assert!(screen[0].contains("policy auto: every connection that the ruleset lets"), "{screen:#?}");
+    line("7 drop tx_queue_full");
+    let first = &screen[line("192.168.1.2:40002 > 198.51.100.9:443")];
+    assert!(first.contains("  lan0 > wan0  ") && first.ends_with(" 150k   800M  1m38s"), "{first}");
+    // Eight lines for events, above the keys.
+    assert_eq!((line(" events ──"), line("carrier in second 0"), line("q end")), (30, 31, 39));
+}
+
+#[test]
+fn a_long_explanation_is_scrolled_and_no_further_than_to_its_end() {
+    let mut app = app();
+    let lines: String = (1..=40).map(|line| format!("line {line}\n")).collect();
+    app.explained(Err(lines));
+    let shown =
+        |app: &App, line: u32| screen(app, 80, 24).iter().any(|row| row.contains(&format!("line {line} ")));
+    assert!(shown(&app, 1) && !shown(&app, 40));
+    press(&mut app, "jj");
+    assert!(!shown(&app, 2) && shown(&app, 3));
+    (0..9).for_each(|_| drop(app.key(KeyEvent::new(KeyCode::PageDown, KeyModifiers::NONE))));
+    assert!(shown(&app, 40) && shown(&app, 20) && app.over != Over::Nothing);
+    // The next one begins at its beginning.
+    press(&mut app, "q");
+    app.explained(Err("another".to_owned()));
+    assert_eq!((app.scrolled, app.over.clone()), (0, Over::Explanation("another".to_owned())));
 }
 
 #[test]

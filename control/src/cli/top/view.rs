@@ -4,15 +4,20 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
+use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Sparkline, Table, TableState, Wrap};
 
 use super::app::{App, Over};
 use super::rates::{FlowRates, Paths, PortRates, Rate};
 use crate::api::{EventInfo, FlowState};
 use crate::cli::format::{seconds, tuple};
+use crate::cli::verdict;
 
-/// Lines for events.
-const EVENTS: u16 = 3;
+/// Lines for events, on a screen of usual and of great height; a title is above them.
+const EVENTS: [u16; 2] = [3, 8];
+/// From this height on there is room for more of them.
+const TALL: u16 = 36;
+/// From this width on connections' ports are shown.
+const WIDE: u16 = 100;
 
 const HELP: &str = "\
 up, down, PgUp, PgDn   choose a connection
@@ -24,7 +29,9 @@ p, space               hold the picture, go on
 q, Esc, Ctrl-C         end
 
 hardware, software, kernel: packets a second that the NIC carried,
-that workers carried, that the kernel was given. Any key goes back.";
+that workers carried, that the kernel was given. BUSY, SLEEP: per cent
+of the last second. cyc/pkt: what a packet takes, a mean since the start.
+Up and down scroll a long explanation; any other key goes back.";
 
 /// A number with the unit that makes it short: `1.2k`, `34M`.
 fn short(value: f64) -> String {
@@ -50,14 +57,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Constraint::Length(ports),
         Constraint::Length(workers),
         Constraint::Min(3),
-        Constraint::Length(EVENTS),
+        Constraint::Length(1 + if frame.area().height < TALL { EVENTS[0] } else { EVENTS[1] }),
         Constraint::Length(1),
     ]);
     let [title, port_area, middle, flows, events, keys] = areas.areas(frame.area());
     draw_title(frame, title, app);
     draw_ports(frame, port_area, &app.rates.ports);
     let [paths, reasons, worker_area] =
-        Layout::horizontal([Constraint::Length(26), Constraint::Min(20), Constraint::Length(31)])
+        Layout::horizontal([Constraint::Length(25), Constraint::Min(20), Constraint::Length(31)])
             .areas(middle);
     draw_paths(frame, paths, app.rates.paths);
     draw_reasons(frame, reasons, &app.rates.reasons);
@@ -67,8 +74,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     draw_keys(frame, keys, app);
     match &app.over {
         Over::Nothing => {}
-        Over::Help => draw_over(frame, "keys", HELP),
-        Over::Explanation(text) => draw_over(frame, "any key goes back", text),
+        Over::Help => draw_over(frame, "keys", HELP, app.scrolled),
+        Over::Explanation(text) => {
+            draw_over(frame, "up, down scroll; any other key goes back", text, app.scrolled);
+        }
     }
 }
 
@@ -87,9 +96,9 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, app: &App) {
                 if status.ready { Span::from("ready").green() } else { Span::from("not ready").red() },
                 Span::from(format!("  up {}  policy {}", seconds(status.uptime_s as f64), status.policy)),
             ];
-            if !status.notices.is_empty() {
-                let words = format!("  {} notices: see flyover status", status.notices.len());
-                spans.insert(2, Span::from(words).yellow());
+            let faults = verdict::faults(status).len() + status.notices.len();
+            if faults > 0 {
+                spans.insert(2, Span::from(format!("  {faults} to look at: flyover status")).yellow());
             }
             if app.paused {
                 spans.insert(1, Span::from(" HELD ").reversed());
@@ -141,9 +150,9 @@ fn draw_paths(frame: &mut Frame<'_>, area: Rect, paths: Paths) {
 }
 
 fn draw_reasons(frame: &mut Frame<'_>, area: Rect, reasons: &[(String, f64)]) {
-    let mut lines = vec![head("TO KERNEL, DROPPED")];
+    let mut lines = vec![head(" pkt/s TO KERNEL, DROP")];
     for (name, rate) in reasons.iter().take(usize::from(area.height).saturating_sub(1)) {
-        let color = if name.starts_with("dropped") { Color::Red } else { Color::Reset };
+        let color = if name.starts_with("drop ") { Color::Red } else { Color::Reset };
         lines.push(Line::from(format!("{:>6} {name}", short(*rate))).style(Style::new().fg(color)));
     }
     if reasons.is_empty() {
@@ -188,30 +197,37 @@ fn draw_flows(frame: &mut Frame<'_>, area: Rect, app: &App) {
         _ => format!("{} of {known} connections", flows.len()),
     };
     let title = format!(" {of}, by {} ", app.order.name());
+    let wide = area.width >= WIDE;
     let row = |FlowRates { flow, rate }: &&FlowRates| {
-        let ends = tuple(&flow.orig);
-        Row::new([
+        let mut cells = vec![
             Line::from(flow.proto.clone()),
             Line::from(flow.state.name()).style(Style::new().fg(state_color(flow.state))),
-            Line::from(ends),
+            Line::from(tuple(&flow.orig)),
             Line::from(short(rate.packets)).right_aligned(),
             Line::from(short(rate.bits)).right_aligned(),
             Line::from(seconds(flow.age_s)).right_aligned(),
-        ])
+        ];
+        if wide {
+            let ports = match (&flow.in_port, &flow.out_port) {
+                (Some(from), Some(to)) => format!("{from} > {to}"),
+                _ => "-".to_owned(),
+            };
+            cells.insert(3, Line::from(ports));
+        }
+        Row::new(cells)
     };
-    let widths = [
-        Constraint::Length(4),
-        Constraint::Length(9),
-        Constraint::Min(30),
-        Constraint::Length(6),
-        Constraint::Length(6),
-        Constraint::Length(6),
-    ];
-    let header = Row::new(["", "STATE", "CONNECTION", " pkt/s", " bit/s", "   AGE"]);
+    let mut widths = vec![Constraint::Length(4), Constraint::Length(9), Constraint::Min(30)];
+    let mut titles = vec!["", "STATE", "CONNECTION", " pkt/s", " bit/s", "   AGE"];
+    if wide {
+        widths.push(Constraint::Length(16));
+        titles.insert(3, "PORTS");
+    }
+    widths.extend([Constraint::Length(6); 3]);
+    let header = Row::new(titles);
     let table = Table::new(flows.iter().map(row), widths)
         .header(header.style(Style::new().add_modifier(Modifier::BOLD)))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
-        .block(Block::new().borders(ratatui::widgets::Borders::TOP).title(title));
+        .block(Block::new().borders(Borders::TOP).title(title));
     let selected = (!flows.is_empty()).then_some(app.selected);
     frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
 }
@@ -230,10 +246,11 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Span::from(format!("{}{fields}", event.message)).style(Style::new().fg(color)),
         ])
     };
-    let last = app.events.iter().rev().take(usize::from(area.height)).map(line);
+    let last = app.events.iter().rev().take(usize::from(area.height.saturating_sub(1))).map(line);
     let mut lines: Vec<Line<'_>> = last.collect();
     lines.reverse();
-    frame.render_widget(Paragraph::new(lines), area);
+    let block = Block::new().borders(Borders::TOP).title(" events ");
+    frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -247,14 +264,22 @@ fn draw_keys(frame: &mut Frame<'_>, area: Rect, app: &App) {
     frame.render_widget(line, area);
 }
 
-fn draw_over(frame: &mut Frame<'_>, title: &str, text: &str) {
-    let lines = u16::try_from(text.lines().count()).unwrap_or(u16::MAX);
+fn draw_over(frame: &mut Frame<'_>, title: &str, text: &str, scrolled: u16) {
     let all = frame.area();
-    let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let widest =
+        text.lines().map(|line| line.chars().count()).chain([title.chars().count()]).max().unwrap_or(0);
     let width = u16::try_from(widest).unwrap_or(u16::MAX).saturating_add(4).min(all.width);
-    let height = lines.saturating_add(if width == all.width { 6 } else { 2 }).min(all.height);
+    // As many as lines are broken into; words that are kept whole may make it more.
+    let room = usize::from(width.saturating_sub(2)).max(1);
+    let rows = text.lines().map(|line| line.chars().count().div_ceil(room).max(1)).sum::<usize>();
+    let broken = if width == all.width { 2 } else { 0 };
+    let rows = u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(broken);
+    let height = rows.saturating_add(2).min(all.height);
     let area = all.centered(Constraint::Length(width), Constraint::Length(height));
     frame.render_widget(Clear, area);
     let block = Block::bordered().title(format!(" {title} "));
-    frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }).block(block), area);
+    // No further than to the last of it.
+    let scrolled = scrolled.min(rows.saturating_sub(height.saturating_sub(2)));
+    let paragraph = Paragraph::new(text).wrap(Wrap { trim: false }).scroll((scrolled, 0));
+    frame.render_widget(paragraph.block(block), area);
 }
