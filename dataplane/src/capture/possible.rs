@@ -114,8 +114,7 @@ impl Filter {
         let mut ways = vec![Way { at: 0, a: Some(0), x: Some(0), cells: [Some(0); CELLS] }];
         let mut left = PATIENCE;
         while let Some(mut way) = ways.pop() {
-            loop {
-                let Some(step) = self.steps.get(way.at) else { break };
+            while let Some(step) = self.steps.get(way.at) {
                 if left == 0 {
                     return true;
                 }
