@@ -175,6 +175,7 @@ pages! {
     commands_of_troubleshooting: "docs/troubleshooting.md",
     commands_of_tuning: "docs/tuning.md",
     commands_of_policy: "docs/policy.md",
+    commands_of_packaging: "docs/packaging.md",
     commands_of_oracle: "docs/oracle.md",
     commands_of_guest: "docs/guest.md",
 }
