@@ -78,7 +78,7 @@ impl Look<'_> {
         let Some(schema) = schema.as_object() else {
             // `true` is right for anything.
             return if schema != &Value::Bool(true) {
-                self.fault(place, "no schema")
+                self.fault(place, "no schema");
             };
         };
         for (keyword, what) in schema {
@@ -87,7 +87,7 @@ impl Look<'_> {
                 "const" if value != what => self.fault(place, format!("{value} is not {what}")),
                 "const" => {}
                 "enum" if !list(what).contains(value) => {
-                    self.fault(place, format!("{value} is none of {what}"))
+                    self.fault(place, format!("{value} is none of {what}"));
                 }
                 "enum" => {}
                 "minimum" | "maximum" => self.bound(place, keyword == "minimum", what, value),

@@ -97,9 +97,11 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
             let socket = socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
             top::run(&socket, &arguments).map_err(Failure::from)
         }
-        Command::Trace(arguments) => connect(socket).and_then(|client| Ok(trace::run(client, &arguments)?)),
+        Command::Trace(arguments) => {
+            connect(socket).map_err(Failure::from).and_then(|client| Ok(trace::run(client, &arguments)?))
+        }
         Command::Capture(arguments) => {
-            connect(socket).and_then(|client| Ok(capture::run(client, &arguments)?))
+            connect(socket).map_err(Failure::from).and_then(|client| Ok(capture::run(client, &arguments)?))
         }
         Command::Flows(arguments) => {
             let pace = arguments.shown.pace();
@@ -326,17 +328,13 @@ struct Patient {
 impl Patient {
     /// By the option; else what runs, wherever its configuration is; else the file where it usually is.
     fn find(arguments: &DoctorArguments, socket: Option<&PathBuf>) -> Result<Self, Failure> {
-        let status = connect(socket.cloned()).and_then(|mut client| Ok(client.ask(&Request::Status {})?));
+        let status = connect(socket.cloned()).and_then(|mut client| client.ask(&Request::Status {}));
         let status: Option<Status> = match status {
             Ok(status) => Some(status),
             // Whoever names neither file nor socket wants to know whatever there is.
-            Err(Failure::Client(ClientError::NotRunning { .. }))
-                if arguments.config.is_some() || socket.is_none() =>
-            {
-                None
-            }
+            Err(ClientError::NotRunning { .. }) if arguments.config.is_some() || socket.is_none() => None,
             Err(_) if arguments.config.is_some() => None,
-            Err(failure) => return Err(failure),
+            Err(error) => return Err(error.into()),
         };
         let mut source = Source { config: arguments.config.clone(), port: Vec::new() };
         let running = status.map(|status| {

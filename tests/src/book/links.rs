@@ -24,9 +24,9 @@ pub(super) fn anchor(heading: &str) -> String {
 }
 
 /// The same with a number, if a heading before it has the same words.
-pub(super) fn unlike(others: &[String], anchor: String) -> String {
-    let numbered = |n: usize| if n == 0 { anchor.clone() } else { format!("{anchor}-{n}") };
-    (0..).map(numbered).find(|name| !others.contains(name)).unwrap_or(anchor.clone())
+pub(super) fn unlike(others: &[String], anchor: &str) -> String {
+    let numbered = |n: usize| if n == 0 { anchor.to_owned() } else { format!("{anchor}-{n}") };
+    (0..).map(numbered).find(|name| !others.contains(name)).unwrap_or_default()
 }
 
 /// What is wrong with the links of these pages.
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(anchor("`flyover check`"), "flyover-check");
         assert_eq!(anchor("[hardware], [api], [metrics]"), "hardware-api-metrics");
         let seen = vec!["limits".to_owned()];
-        assert_eq!(unlike(&seen, "limits".to_owned()), "limits-1");
+        assert_eq!(unlike(&seen, "limits"), "limits-1");
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Page {
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => {
                     let anchor = links::anchor(&heading.take().unwrap_or_default());
-                    page.anchors.push(links::unlike(&page.anchors, anchor));
+                    page.anchors.push(links::unlike(&page.anchors, &anchor));
                 }
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     page.links.push(Link { line: line(&range), target: dest_url.to_string() });
