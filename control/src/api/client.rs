@@ -158,7 +158,7 @@ impl RecordStream {
     ///
     /// # Errors
     /// When the connection breaks, or what comes is no record.
-    pub fn next(&mut self) -> Result<Told<'_>, ClientError> {
+    pub fn told(&mut self) -> Result<Told<'_>, ClientError> {
         loop {
             let waiting = self.buffer.get(self.at..).unwrap_or_default();
             match Record::read(waiting) {

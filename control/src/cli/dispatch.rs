@@ -78,19 +78,19 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         Command::Bind(arguments) => nics(|out| bind::bind(out, &Host::this(), &arguments)),
         Command::Unbind(arguments) => nics(|out| bind::unbind(out, &Host::this(), &arguments)),
         Command::Status(shown) => {
-            answer(socket, &Request::Status {}, shown, |out, status| show::status(out, &status))
+            answer(socket.as_ref(), &Request::Status {}, shown, |out, status| show::status(out, &status))
         }
         Command::Ports(shown) => {
-            answer(socket, &Request::Ports {}, shown, |out, ports: Vec<_>| show::ports(out, &ports))
+            answer(socket.as_ref(), &Request::Ports {}, shown, |out, ports: Vec<_>| show::ports(out, &ports))
         }
         Command::Stats(shown) => {
-            answer(socket, &Request::Stats {}, shown, |out, stats| show::stats(out, &stats))
+            answer(socket.as_ref(), &Request::Stats {}, shown, |out, stats| show::stats(out, &stats))
         }
         Command::Explain(ExplainArguments { proto, src, dst, shown }) => {
             let request = Request::Explain { proto, src, dst };
-            answer(socket, &request, shown, |out, found| explain::show(out, &found))
+            answer(socket.as_ref(), &request, shown, |out, found| explain::show(out, &found))
         }
-        Command::Hardware(arguments) => hardware_of(&arguments, socket),
+        Command::Hardware(arguments) => hardware_of(&arguments, socket.as_ref()),
         Command::Events(arguments) => events_of(&arguments, socket),
         Command::Top(arguments) => {
             style::decide_screen(color);
@@ -105,7 +105,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
         }
         Command::Flows(arguments) => {
             let pace = arguments.shown.pace();
-            repeatedly(socket, pace, |client, out| Ok(flows::show(client, &arguments, out)?))
+            repeatedly(socket.as_ref(), pace, |client, out| Ok(flows::show(client, &arguments, out)?))
         }
     };
     match outcome {
@@ -167,7 +167,7 @@ fn connect(socket: Option<PathBuf>) -> Result<Client, ClientError> {
 
 /// One question, its answer as JSON as the gateway wrote it, or as `show` shows it.
 fn answer<T: serde::de::DeserializeOwned>(
-    socket: Option<PathBuf>,
+    socket: Option<&PathBuf>,
     request: &Request,
     shown: Shown,
     show: impl Fn(&mut dyn Write, T) -> io::Result<()>,
@@ -184,11 +184,11 @@ fn answer<T: serde::de::DeserializeOwned>(
 /// Asks and prints once; or again and again until interrupted: on a terminal in place of the last, else below it. A gateway
 /// that goes away is told of, and waited for.
 fn repeatedly(
-    socket: Option<PathBuf>,
+    socket: Option<&PathBuf>,
     pace: Option<Duration>,
     mut write: impl FnMut(&mut Client, &mut dyn Write) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut client = connect(socket.clone())?;
+    let mut client = connect(socket.cloned())?;
     let Some(pace) = pace else { return print(|out| write(&mut client, out)) };
     let clear: &[u8] = if io::stdout().is_terminal() { b"\x1b[2J\x1b[H" } else { b"" };
     loop {
@@ -196,7 +196,7 @@ fn repeatedly(
         let mut picture = clear.to_vec();
         match write(&mut client, &mut picture) {
             Ok(()) => print(|out| Ok(out.write_all(&picture)?))?,
-            Err(Failure::Client(error)) if error.may_pass() => client = again(socket.clone(), pace, &error)?,
+            Err(Failure::Client(error)) if error.may_pass() => client = again(socket, pace, &error)?,
             Err(failure) => return Err(failure),
         }
         thread::sleep(pace);
@@ -204,10 +204,10 @@ fn repeatedly(
 }
 
 /// Connects to a gateway that has gone away, when it is there again.
-fn again(socket: Option<PathBuf>, pace: Duration, why: &ClientError) -> Result<Client, Failure> {
+fn again(socket: Option<&PathBuf>, pace: Duration, why: &ClientError) -> Result<Client, Failure> {
     writeln!(io::stderr(), "flyover: {why}; waiting for it to come back")?;
     loop {
-        match connect(socket.clone()) {
+        match connect(socket.cloned()) {
             Ok(client) => return Ok(client),
             Err(error) if error.may_pass() => thread::sleep(pace),
             Err(error) => return Err(error.into()),
@@ -291,7 +291,7 @@ fn check_all(arguments: &CheckArguments, socket: Option<PathBuf>) -> Result<(), 
     }
 }
 
-fn hardware_of(arguments: &HardwareArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+fn hardware_of(arguments: &HardwareArguments, socket: Option<&PathBuf>) -> Result<(), Failure> {
     let shown = arguments.shown;
     match arguments.connection() {
         None => {

@@ -99,7 +99,8 @@ mod tests {
     #[test]
     fn each_fault_is_told_alone() {
         assert_eq!(faults(&well()), [""; 0]);
-        let faulty: [(&str, fn(&mut Status)); 9] = [
+        type Spoil = fn(&mut Status);
+        let faulty: [(&str, Spoil); 9] = [
             ("not ready", |status| status.ready = false),
             ("ip link set wan0 up", |status| {
                 (status.ports[0].admin_up, status.ports[0].link_up) = (false, false);

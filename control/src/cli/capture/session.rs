@@ -52,7 +52,7 @@ impl Session {
         if up || self.stop.interrupted.load(Ordering::Relaxed) {
             self.end();
         }
-        self.records.next()
+        self.records.told()
     }
 
     /// Asks for the end.
