@@ -51,6 +51,7 @@ fn form(fields: Fields) -> Form {
         egress,
         integrity: true,
         queues: vec![0],
+        hairpins: Vec::new(),
         age_s: Some(60),
     }
 }

@@ -12,6 +12,7 @@ use std::fmt;
 use super::model::{Nic, Outcome};
 use super::{Domain, Egress, Fields, Form, Tier, encode};
 use crate::dpdk::flow_rule::{FlowError, FlowId, FlowRule, FlowRules};
+use crate::dpdk::hairpin::Hairpin;
 use canary::Canary;
 
 /// What became of a canary packet.
@@ -123,6 +124,8 @@ pub struct Probe<'a> {
     pub egress: u16,
     /// Its receive queues.
     pub queues: Vec<u16>,
+    /// Its hairpin queues.
+    pub hairpins: Vec<Hairpin>,
 }
 
 /// A rule is given so many packets to begin, or cease, to match.
@@ -167,8 +170,8 @@ impl Probe<'_> {
                     Err(what) => return stuck(what),
                 },
                 Err(Unusable::Stuck(what)) => return stuck(what),
-                Err(why @ Unusable::Refused(_)) => found.note(format!("{}: {why}", place(&form))),
-                Err(why) => found.note(format!("{}, {}: {why}", place(&form), describe(&form))),
+                Err(why @ Unusable::Refused(_)) => found.note(format!("{}: {why}", form.place())),
+                Err(why) => found.note(format!("{form}: {why}")),
             }
         }
         found.proved = true;
@@ -190,19 +193,34 @@ impl Probe<'_> {
         found
     }
 
-    /// Forms, the best first: behind guards before alone, checked by the NIC before not, on the switch before on the port.
+    /// Forms, the best first: behind guards before alone, checked by the NIC before not, on the switch before on the port,
+    /// to another port by its name before by a hairpin queue.
     fn forms(&self) -> Vec<Form> {
         let mut forms = Vec::new();
         for (group, integrity) in [(1, true), (1, false), (0, true), (0, false)] {
             for domain in [Domain::Transfer, Domain::Ingress] {
+                let by_hairpin = domain == Domain::Ingress && !self.hairpins.is_empty();
+                let by_name = [Egress::RepresentedPort, Egress::PortId];
+                let ways = [&by_name[..], if by_hairpin { &[Egress::Hairpin] } else { &[] }];
                 for fields in [Fields::Modify, Fields::Set] {
-                    for egress in [Egress::RepresentedPort, Egress::PortId] {
-                        let (queues, age_s) = (self.queues.clone(), Some(1 << 16));
-                        forms.push(Form { domain, group, fields, egress, integrity, queues, age_s });
+                    for egress in ways.into_iter().flatten() {
+                        let (queues, hairpins) = (self.queues.clone(), self.hairpins.clone());
+                        let (egress, age_s) = (*egress, Some(1 << 16));
+                        forms.push(Form {
+                            domain,
+                            group,
+                            fields,
+                            egress,
+                            integrity,
+                            queues,
+                            hairpins,
+                            age_s,
+                        });
                     }
                 }
             }
         }
+        forms.retain(|form| form.reaches(self.egress));
         forms
     }
 
@@ -381,31 +399,4 @@ fn common_reason(findings: &[String]) -> Option<String> {
     let reason = |finding: &String| finding.split_once(": ").map(|(_, reason)| reason.to_owned());
     let first = reason(findings.first()?)?;
     findings.iter().all(|finding| reason(finding).as_ref() == Some(&first)).then_some(first)
-}
-
-/// Where a form's rules stand, in words.
-fn place(form: &Form) -> &'static str {
-    match form.domain {
-        Domain::Transfer => "rules of the switch (transfer)",
-        Domain::Ingress => "rules of the port (ingress)",
-    }
-}
-
-/// What else a form is, in words.
-fn describe(form: &Form) -> String {
-    let fields = match form.fields {
-        Fields::Set => "set actions",
-        Fields::Modify => "modify_field",
-    };
-    let egress = match form.egress {
-        Egress::PortId => "port_id",
-        Egress::RepresentedPort => "represented_port",
-    };
-    let guards = match (form.group, form.integrity) {
-        (0, true) => "without groups, integrity",
-        (0, false) => "without groups",
-        (_, true) => "groups, integrity",
-        (_, false) => "groups",
-    };
-    format!("{guards}, {fields}, {egress}")
 }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::super::Tier;
 use super::actions::{Actions, actions};
+use super::hairpin::Hairpins;
 use super::rule::{Checked, Content, Fate, Layer, Place, Shape, key_of};
 use crate::dpdk::flow_rule::{ErrorKind, FlowError, ItemKind, RawItem, RuleView};
 
@@ -19,6 +20,8 @@ pub(super) struct Limits<'a> {
     pub(super) queues: u16,
     pub(super) groups: u32,
     pub(super) priorities: u32,
+    /// Where they are the only way to another port.
+    pub(super) hairpins: Option<&'a Hairpins>,
 }
 
 const MOST_ITEMS: usize = 12;
@@ -65,7 +68,7 @@ fn attributes(port: u16, view: &RuleView<'_>, limits: &Limits<'_>) -> Result<Pla
     if attr.ingress == attr.transfer {
         return refuse(ErrorKind::Attributes, "a rule is either for ingress or for transfer");
     }
-    if attr.transfer && limits.tier == Tier::Assist {
+    if attr.transfer && (limits.tier == Tier::Assist || limits.hairpins.is_some()) {
         return unsupported(ErrorKind::Transfer, "there is no switch in this NIC");
     }
     if attr.group >= limits.groups || limits.tier == Tier::Assist && attr.group > 0 {

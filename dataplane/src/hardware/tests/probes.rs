@@ -10,7 +10,7 @@ use crate::hardware::probe::{Capabilities, Injector, Probe, Seen, Unreachable};
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn probe<'a>(rules: &'a FlowRules) -> Probe<'a> {
-    Probe { rules, port: IN, mac: MAC, egress: OUT, queues: vec![0, 1] }
+    Probe { rules, port: IN, mac: MAC, egress: OUT, queues: vec![0, 1], hairpins: Vec::new() }
 }
 
 fn find(knobs: Knobs) -> Capabilities {
@@ -139,7 +139,8 @@ fn a_driver_of_its_own_without_rules() {
     let bench = Bench::new();
     let port = bench.port(0);
     let rules = FlowRules::of(port);
-    let probe = Probe { rules: &rules, port: port.id(), mac: MAC, egress: OUT, queues: vec![0] };
+    let (queues, hairpins) = (vec![0], Vec::new());
+    let probe = Probe { rules: &rules, port: port.id(), mac: MAC, egress: OUT, queues, hairpins };
     let found = probe.run(&mut Unreachable);
     assert_eq!(found.tier, Tier::None);
     assert_eq!(found.findings, ["the NIC refuses: Function not implemented"]);
