@@ -136,6 +136,8 @@ pub struct ModelConfig {
     pub queues: bool,
     /// Whether rules can be grouped behind guards.
     pub groups: bool,
+    /// Whether packets go to another port by hairpin queues alone.
+    pub hairpin: bool,
 }
 
 /// `[api]`

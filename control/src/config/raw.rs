@@ -154,6 +154,7 @@ pub(super) struct RawModel {
     /// Whether its rules can stand behind guards; else each is for one TTL.
     #[schemars(with = "bool", extend("default" = true))]
     pub(super) groups: Option<bool>,
+    pub(super) hairpin: Option<bool>,
 }
 
 /// The socket at which `flyover status` and the like ask.

@@ -356,6 +356,7 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
             capacity: count("capacity", &raw.model.capacity, MODEL_CAPACITY, DEFAULT_MODEL_CAPACITY)?,
             queues: raw.model.queues.unwrap_or(true),
             groups: raw.model.groups.unwrap_or(true),
+            hairpin: raw.model.hairpin.unwrap_or(false),
         },
     })
 }

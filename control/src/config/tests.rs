@@ -58,6 +58,7 @@ mark = "0x20000/0x20000"
 [hardware.model]
 tier = "assist"
 groups = false
+hairpin = true
 capacity = 16
 queues = false
 [api]
@@ -79,7 +80,7 @@ listen = "127.0.0.1:9477"
     );
     assert_eq!(config.policy.accelerate, Accelerate::Marked);
     assert_eq!(config.policy.accept_loss, [Construct::Limit, Construct::Quota]);
-    let model = ModelConfig { tier: Tier::Assist, capacity: 16, queues: false, groups: false };
+    let model = ModelConfig { tier: Tier::Assist, capacity: 16, queues: false, groups: false, hairpin: true };
     let mark = Some(Mark { value: 0x20000, mask: 0x20000 });
     assert_eq!(config.hardware, HardwareConfig { offload: Offload::Model, hot: 50, mark, model });
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
@@ -102,7 +103,8 @@ fn what_is_left_out_has_the_contracts_defaults() {
     );
     let mark = Mark { value: 0x10000, mask: 0x10000 };
     assert_eq!(config.policy, PolicyConfig { accelerate: Accelerate::Auto, accept_loss: vec![], mark });
-    let model = ModelConfig { tier: Tier::Full, capacity: 1 << 20, queues: true, groups: true };
+    let model =
+        ModelConfig { tier: Tier::Full, capacity: 1 << 20, queues: true, groups: true, hairpin: false };
     assert_eq!(config.hardware, HardwareConfig { offload: Offload::Auto, hot: 1000, mark: None, model });
     assert_eq!(config.metrics.listen, None);
     assert_eq!(config.api.socket, Path::new("/run/flyover.sock"));

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use dataplane::dpdk::hairpin::Hairpin;
 use dataplane::dpdk::{Port, PortError, Tap};
 
 use crate::config::{Device, PortConfig, TwinIo};
@@ -23,8 +24,12 @@ pub(super) struct GatewayPort {
     /// The twin was deleted, and is to be made again.
     pub(super) bereft: bool,
     pub(super) queues: u16,
+    /// Its hairpin queues, which are bound.
+    pub(super) hairpins: Vec<Hairpin>,
     /// Why the port has no queues for flow rules, where its driver should have some.
     pub(super) no_queues: Option<String>,
+    /// Why it lacks hairpin queues, where its driver should have some.
+    pub(super) no_hairpins: Option<String>,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
     /// The twin is administratively up.

@@ -1,15 +1,16 @@
 //! The flow table's writes, and what becomes of rules by them, before a model NIC with faults.
 
 mod audit;
+mod hairpins;
 mod queues;
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU32;
 
 use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
+use dataplane::dpdk::hairpin::{self, HairpinPort};
 use dataplane::flow::{FiveTuple, Placement, TableConfig, UDP};
 use dataplane::hardware::model::{Call, Knobs, Latency, Outcome, Stuck};
-use dataplane::hardware::probe::Probe;
 use dataplane::hardware::scheduler::Policy;
 use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::Proof;
@@ -57,13 +58,15 @@ impl Rig {
     }
 
     fn with(by_queue: bool, knobs: Knobs) -> Self {
-        let Knobs { queues_alone, groups, .. } = knobs;
-        Self::probed(by_queue, Knobs { queues_alone, groups, ..Knobs::default() }, knobs)
+        let Knobs { queues_alone, groups, hairpin, .. } = knobs;
+        Self::probed(by_queue, Knobs { queues_alone, groups, hairpin, ..Knobs::default() }, knobs)
     }
 
     /// Before a NIC that behaved otherwise when it was probed.
     pub(super) fn probed(by_queue: bool, at_start: Knobs, knobs: Knobs) -> Self {
         let nic = Nic::new(&PORTS, 1, at_start);
+        let between = PORTS.map(|id| HairpinPort { id, rx_queues: 1, tx_queues: 1 });
+        let hairpins = hairpin::set_up(&*nic, &between).unwrap_or_default();
         let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
         let port = |id: u16| {
             let mut rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
@@ -71,9 +74,9 @@ impl Rig {
                 let queues = FlowQueues { queues: 2, depth: 8, rules: 64 };
                 rules.configure(&queues).expect("the model has queues");
             }
-            let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
-            let found = probe.run(&mut &*nic);
-            let site = Site { mac: GATEWAY, egress: 1 - id, queues: vec![0] };
+            let hairpins = hairpins.get(usize::from(id)).cloned().unwrap_or_default();
+            let site = Site { mac: GATEWAY, egress: 1 - id, queues: vec![0], hairpins };
+            let found = site.probe(id, &rules).run(&mut &*nic);
             PortRules::new(id, rules, found, policy).at(site)
         };
         let hardware =
