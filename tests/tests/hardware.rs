@@ -204,6 +204,40 @@ fn a_nic_without_groups_carries_packets_of_one_ttl() -> Result<()> {
 }
 
 #[test]
+fn hairpin_queues_carry_where_there_is_no_other_way() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab()
+        .config("hardware.model", "hairpin = true")
+        .config("flows", "reprove_every = \"10m\"")
+        .build()?;
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    until_in_hardware(&lab, "tcp", pair.source_port(), || pair.ping(1))?;
+    let before = lab.flyover().map(settled).transpose()?;
+    for way in [Way::Up, Way::Down] {
+        let transfer = pair.transfer(way, 10_000_000)?;
+        assert_eq!(transfer.sent, transfer.received);
+    }
+    if let (Some(gateway), Some(before)) = (lab.flyover(), before) {
+        let after = settled(gateway)?;
+        let [fast, hardware, _] = [0, 1, 2].map(|n| after[n] - before[n]);
+        assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
+        // Two ports with a queue each for software: what leaves by the other port goes to queue 1 or 2.
+        let from = format!("{CLIENT}:{}", pair.source_port());
+        let told = gateway.ask(&["hardware", "--rules", "tcp", &from, &format!("{SERVER}:80")])?;
+        let carry: Vec<&str> =
+            told.lines().filter(|line| line.contains(" dec_ttl ") || line.contains("ttl op")).collect();
+        let to_queue = |line: &&str| {
+            line.ends_with(" / queue index 1 / end") || line.ends_with(" / queue index 2 / end")
+        };
+        assert!(carry.iter().all(to_queue), "{told}");
+        let table = gateway.ask(&["hardware"])?;
+        assert!(table.contains("modify_field, hairpin queues"), "{table}");
+    }
+    pair.finish()
+}
+
+#[test]
 fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
     let _turn = turn::take();
     let lab = lab().config("hardware.model", "tier = \"none\"").build()?;
