@@ -37,6 +37,7 @@ fn flow(number: u32) -> HardwareFlow {
         key: FLOWS.key(number, false),
         egress: 1,
         macs: [[2, 0, 0, 0, 0, 9], MAC],
+        longest: None,
         new_tags: ArrayVec::new(),
         leaves_as: reply.inverted(),
     }

@@ -16,6 +16,9 @@ use super::start::{descriptors, setting};
 use super::twins;
 use crate::config::{Config, Offload, PortConfig};
 
+/// Bytes of two VLAN tags: many NICs let in frames that are so much longer, and not all say so.
+const TWO_TAGS: u16 = 8;
+
 /// Ports with their twins, the twins for the punt thread, and the queues by worker.
 type Ports = (Vec<GatewayPort>, Vec<Twin>, Vec<Vec<WorkerPort>>);
 
@@ -175,6 +178,7 @@ fn bring_up(
         port: Some(port),
         twin,
         twin_io,
+        oversize: whole.hardware.oversize.unwrap_or(info.oversize.max(TWO_TAGS)),
         queues: rx_queues,
         hairpins: Vec::new(),
         no_queues,

@@ -232,11 +232,13 @@ struct Pattern {
     kind: ItemKind,
     spec: [u8; 44],
     mask: [u8; 44],
+    /// Upper ends of ranges; all other fields are 0, which means that they have none.
+    last: Option<[u8; 44]>,
 }
 
 impl Pattern {
     fn new(kind: ItemKind) -> Self {
-        Self { kind, spec: [0; 44], mask: [0; 44] }
+        Self { kind, spec: [0; 44], mask: [0; 44], last: None }
     }
 
     fn eth() -> Self {
@@ -265,13 +267,24 @@ impl Pattern {
         self
     }
 
+    /// Asks for a number in a range.
+    fn within(&mut self, at: usize, [least, most]: [u16; 2]) -> &mut Self {
+        let last = self.last.get_or_insert([0; 44]);
+        last[at..at + 2].copy_from_slice(&most.to_be_bytes());
+        self.exactly(at, &least.to_be_bytes())
+    }
+
     /// Adds the item; one that asks for nothing has no contents, since what no driver reads none can refuse.
     fn add_to(&self, rule: &mut FlowRule) {
         let asks = self.mask.iter().any(|byte| *byte != 0);
         let content = |bytes| asks.then_some(bytes);
         rule.item(
             self.kind,
-            &Parts { spec: content(&self.spec[..]), last: None, mask: content(&self.mask[..]) },
+            &Parts {
+                spec: content(&self.spec[..]),
+                last: self.last.as_ref().map(|last| &last[..]),
+                mask: content(&self.mask[..]),
+            },
         );
     }
 }
@@ -313,6 +326,14 @@ fn integrity(ip: ItemKind) -> Pattern {
     item
 }
 
+/// Where IP headers have the packet's length.
+const IPV4_LENGTH: usize = 2;
+const IPV6_LENGTH: usize = 4;
+/// Lengths of headers.
+const IPV4_HEADER: u16 = 20;
+const IPV6_HEADER: u16 = 40;
+const UDP_HEADER: u16 = 8;
+
 /// Items for a flow's packets; `alone` says that no guard stands before the rule.
 fn match_flow(rule: &mut FlowRule, flow: &HardwareFlow, alone: bool, ttl: Option<u8>) {
     let ether_type = flow.ether_type();
@@ -334,11 +355,15 @@ fn match_flow(rule: &mut FlowRule, flow: &HardwareFlow, alone: bool, ttl: Option
         Key::V4(Key4 { src, dst, ports, .. }) => {
             ip.exactly(9, &[proto]).exactly(12, &src.to_ne_bytes()).exactly(16, &dst.to_ne_bytes());
             ttl.map(|ttl| ip.exactly(8, &[ttl]));
+            flow.longest.map(|longest| ip.within(IPV4_LENGTH, [IPV4_HEADER, longest]));
             ports
         }
         Key::V6(Key6 { src, dst, ports, .. }) => {
             ip.exactly(6, &[proto]).exactly(8, &octets(src)).exactly(24, &octets(dst));
             ttl.map(|ttl| ip.exactly(7, &[ttl]));
+            // Without the header; with none but a UDP header it is the shortest.
+            let payload = |longest: u16| [UDP_HEADER, longest.saturating_sub(IPV6_HEADER)];
+            flow.longest.map(|longest| ip.within(IPV6_LENGTH, payload(longest)));
             ports
         }
     };

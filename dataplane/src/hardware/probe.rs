@@ -77,6 +77,8 @@ pub struct Capabilities {
     pub ipv6: bool,
     /// Whether VLAN tags can be taken off, put on and changed.
     pub tags: bool,
+    /// Whether rules compare lengths, so that packets that are too long to leave go to software.
+    pub lengths: bool,
     /// Whether a rule tells how long it has had no packet.
     pub ages: bool,
     /// Why it is no more, and what else was found, in words.
@@ -93,6 +95,7 @@ impl Capabilities {
             proved: true,
             ipv6: false,
             tags: false,
+            lengths: false,
             ages: false,
             findings,
         }
@@ -308,9 +311,14 @@ impl Probe<'_> {
         found: &mut Capabilities,
     ) -> Result<(), String> {
         let ages = found.ages;
-        let [ipv6, tags] = [vec![Canary::ipv6(self)], Canary::tagged(self)].map(|canaries| {
+        let mut tried = |canaries: &[Canary]| {
             canaries.iter().try_for_each(|canary| self.try_form(form, canary, injector, found))
-        });
+        };
+        let [ipv6, tags] = [vec![Canary::ipv6(self)], Canary::tagged(self)].map(|canaries| tried(&canaries));
+        let mut limited = vec![Canary::ipv4(self).no_longer()];
+        // Of a NIC that carries none it is no lack.
+        limited.extend(ipv6.is_ok().then(|| Canary::ipv6(self).no_longer()));
+        let lengths = tried(&limited);
         found.ages = ages;
         if !found.proved {
             let what = "no packet could be sent into the port: rules are made and removed, and nobody has seen them work";
@@ -319,7 +327,11 @@ impl Probe<'_> {
         if !ages {
             found.findings.push("rules do not tell how long they have had no packet".to_owned());
         }
-        for (outcome, what, can) in [(ipv6, "IPv6", &mut found.ipv6), (tags, "VLAN tags", &mut found.tags)] {
+        for (outcome, what, can) in [
+            (ipv6, "IPv6", &mut found.ipv6),
+            (tags, "VLAN tags", &mut found.tags),
+            (lengths, "lengths", &mut found.lengths),
+        ] {
             match outcome {
                 Ok(()) => *can = true,
                 Err(Unusable::Stuck(what)) => return Err(what),

@@ -187,17 +187,19 @@ impl Hardware {
                 continue;
             }
             for way in 0..2 {
-                let with = |may_come| {
-                    let lengths = Lengths { may_come, may_leave: one.proved_length(way) };
+                let with = |may_come, compared| {
+                    let lengths = Lengths { may_come, may_leave: one.proved_length(way), compared };
                     fast.hardware_flow(number, way, lengths)
                 };
-                let longest = PORT_MTUS.into_iter().find_map(|mtu| Some((with(mtu)?.ok()?, mtu)));
+                // Of every other connection rules compare lengths.
+                let compared = number % 2 == 1;
+                let longest = PORT_MTUS.into_iter().find_map(|mtu| Some((with(mtu, compared)?.ok()?, mtu)));
                 match longest {
                     Some((flow, longest)) => {
                         rules.insert(flow.key, Rule { context: one.contexts[way], flow, longest });
                     }
                     None => {
-                        let shortest = with(PORT_MTUS[1]).and_then(Result::err);
+                        let shortest = with(PORT_MTUS[1], compared).and_then(Result::err);
                         *unfit.entry(shortest.map_or("not in the flow table", name)).or_default() += 1;
                     }
                 }
@@ -233,7 +235,8 @@ impl Hardware {
         }
         // A worker does not look at L4 checksums; a NIC does, and gives what is wrong to software.
         let is_for_it = |headers: &Headers| {
-            let comes_in = rule.is_some_and(|rule| headers.ingress == rule.context);
+            let fits = |rule: &Rule| rule.flow.longest.is_none_or(|longest| headers.l3_len <= longest);
+            let comes_in = rule.is_some_and(|rule| headers.ingress == rule.context && fits(rule));
             comes_in && !has_bad_checksum(&input.frame, headers)
         };
         let expected = match (finding, headers.filter(is_for_it)) {

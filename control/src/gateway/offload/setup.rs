@@ -161,6 +161,7 @@ fn put_in_model(
         has_queues: hardware.model.queues,
         groups: if hardware.model.groups { Knobs::default().groups } else { 1 },
         hairpin: hardware.model.hairpin,
+        lengths: hardware.model.lengths,
         ..Knobs::default()
     };
     let nic = Nic::new(ids, most, knobs);

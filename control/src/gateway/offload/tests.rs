@@ -58,8 +58,8 @@ impl Rig {
     }
 
     fn with(by_queue: bool, knobs: Knobs) -> Self {
-        let Knobs { queues_alone, groups, hairpin, .. } = knobs;
-        Self::probed(by_queue, Knobs { queues_alone, groups, hairpin, ..Knobs::default() }, knobs)
+        let Knobs { queues_alone, groups, hairpin, lengths, .. } = knobs;
+        Self::probed(by_queue, Knobs { queues_alone, groups, hairpin, lengths, ..Knobs::default() }, knobs)
     }
 
     /// Before a NIC that behaved otherwise when it was probed.
@@ -272,7 +272,7 @@ fn a_direction_that_comes_in_elsewhere_leaves_there() {
 #[test]
 fn only_what_flies_and_fits_goes_in() {
     for by_queue in WAYS {
-        let mut rig = Rig::new(by_queue);
+        let mut rig = Rig::with(by_queue, Knobs { lengths: false, ..Knobs::default() });
         rig.insert(1);
         rig.heat(1, 0);
         assert_eq!(rig.rules(), 0, "not proved");
@@ -288,6 +288,42 @@ fn only_what_flies_and_fits_goes_in() {
         rig.pass(1_000);
         rig.heat(1, 0);
         assert_eq!(rig.rules(), 1);
+    }
+}
+
+#[test]
+fn what_is_too_long_to_leave_goes_to_software_where_the_nic_compares_lengths() {
+    let of_length = |length: u16| {
+        let mut frame = frame_of(1);
+        frame.resize(14 + usize::from(length), 0);
+        frame[16..18].copy_from_slice(&length.to_be_bytes());
+        frame[38..40].copy_from_slice(&(length - 20).to_be_bytes());
+        let sum = dataplane::packet::checksum::compute(&[&frame[14..24], &[0, 0], &frame[26..34]].concat());
+        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+        frame
+    };
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        let lengths = PortLengths { may_come: 1508, may_leave_by: HashMap::new() };
+        rig.plane.offload.set_lengths(vec![lengths.clone(), lengths]);
+        rig.insert(1);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        let flow = rig.flows[&1][0];
+        assert!(rig.plane.offload.has(flow), "{:?}", rig.plane.offload.why_not(flow));
+        for (length, outcome) in
+            [(1500, Outcome::Sent(1)), (1501, TO_SOFTWARE), (1504, TO_SOFTWARE), (1508, TO_SOFTWARE)]
+        {
+            assert_eq!(rig.nic.process(0, &mut of_length(length)), outcome, "{length}");
+        }
+        // Longer ones were seen to be fragmented: they come to workers, one by one.
+        rig.plane.set_state(flow, EntryState::Candidate);
+        rig.prove(1, 0);
+        rig.plane.set_length(flow, 1400, true);
+        rig.heat(1, 0);
+        assert!(rig.plane.offload.has(flow), "{:?}", rig.plane.offload.why_not(flow));
+        assert_eq!(rig.nic.process(0, &mut of_length(1400)), Outcome::Sent(1));
+        assert_eq!(rig.nic.process(0, &mut of_length(1401)), TO_SOFTWARE);
     }
 }
 

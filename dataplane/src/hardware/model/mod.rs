@@ -125,6 +125,8 @@ pub struct Knobs {
     /// Whether it has no switch inside, so that packets go to another port by hairpin queues alone, as with mlx5 outside of
     /// switchdev mode.
     pub hairpin: bool,
+    /// Whether it compares the lengths of packets, by range.
+    pub lengths: bool,
 }
 
 impl Default for Knobs {
@@ -145,6 +147,7 @@ impl Default for Knobs {
             wrong_checksum: false,
             stuck: Stuck::No,
             hairpin: false,
+            lengths: true,
         }
     }
 }
@@ -315,6 +318,7 @@ impl Nic {
             groups: knobs.groups,
             priorities: knobs.priorities,
             hairpins: knobs.hairpin.then_some(hairpins),
+            lengths: knobs.lengths,
         }
     }
 

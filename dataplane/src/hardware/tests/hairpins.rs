@@ -104,7 +104,7 @@ fn a_queue_has_to_be_bound() {
     assert_eq!(error.message, "these ports are bound already");
     // None of another port's, and none on a NIC without.
     let other = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, OUT);
-    let far = Form { hairpins: vec![Hairpin { queue: 9, to: OUT }], ..form.clone() };
+    let far = Form { hairpins: vec![Hairpin { queue: 9, to: OUT }], ..form };
     let error = other.create(&encode::carry(&flow, &far, Ttl::Exact(64))).expect_err("it is refused");
     assert_eq!((error.kind, error.message), no_queue);
     assert_eq!(refused(&super::nic().1), no_queue);

@@ -5,6 +5,7 @@ mod anything;
 mod carry;
 mod faults;
 mod hairpins;
+mod lengths;
 mod live;
 mod probes;
 mod refuse;
