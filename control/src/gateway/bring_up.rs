@@ -1,9 +1,10 @@
 //! Ports and their twins at the start: all are attached before the first is configured, and all have started before those
 //! with hairpin queues between them are bound.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use dataplane::dpdk::hairpin::{self, Hairpin, HairpinPort, HairpinQueues};
+use dataplane::dpdk::hairpin::{self, HairpinPort, HairpinQueues};
 use dataplane::dpdk::{Mempool, Port, PortConfig as QueueConfig, PortError, PortInfo, Tap};
 use dataplane::punt::Twin;
 use dataplane::worker::WorkerPort;
@@ -202,34 +203,26 @@ fn start(
     Ok(no_queues)
 }
 
-/// Binds the hairpin queues of all pairs of ports.
+/// Binds the hairpin queues of all pairs of ports that have them.
 fn bind(ports: &mut [GatewayPort], between: &[HairpinPort]) {
-    for from in between {
-        let bound: Vec<Result<Hairpin, String>> = (0..between.len())
-            .filter_map(|to| {
-                let device = |id| {
-                    let has = |port: &&GatewayPort| port.no_hairpins.is_none();
-                    ports
-                        .iter()
-                        .filter(has)
-                        .filter_map(|port| port.port.as_ref())
-                        .find(|port| port.id() == id)
-                };
-                let hairpin = hairpin::hairpin(from, between, to)?;
-                let (from, to) = device(from.id).zip(device(hairpin.to))?;
-                let outcome = from.bind_hairpin(to).map(|()| hairpin);
-                Some(
-                    outcome
-                        .map_err(|error| format!("hairpin queues to {} can't be bound: {error}", to.name())),
-                )
-            })
-            .collect();
-        let is_from = |port: &&mut GatewayPort| port.port.as_ref().is_some_and(|port| port.id() == from.id);
-        let Some(port) = ports.iter_mut().find(is_from) else { continue };
-        for outcome in bound {
-            match outcome {
-                Ok(hairpin) => port.hairpins.push(hairpin),
-                Err(why) => port.no_hairpins = Some(why),
+    let id_of = |port: &GatewayPort| port.port.as_ref().map(Port::id);
+    let able: HashMap<u16, usize> = ports
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| port.no_hairpins.is_none())
+        .filter_map(|(index, port)| Some((id_of(port)?, index)))
+        .collect();
+    for (from, to) in between.iter().flat_map(|from| (0..between.len()).map(move |to| (from, to))) {
+        let Some(hairpin) = hairpin::hairpin(from, between, to) else { continue };
+        let (Some(from), Some(to)) = (able.get(&from.id), able.get(&hairpin.to)) else { continue };
+        let [device, other] = [from, to].map(|index| ports.get(*index).and_then(|port| port.port.as_ref()));
+        let Some((device, other)) = device.zip(other) else { continue };
+        let outcome = device.bind_hairpin(other).map_err(|error| (other.name().to_owned(), error));
+        let Some(port) = ports.get_mut(*from) else { continue };
+        match outcome {
+            Ok(()) => port.hairpins.push(hairpin),
+            Err((to, error)) => {
+                port.no_hairpins = Some(format!("hairpin queues to {to} can't be bound: {error}"));
             }
         }
     }

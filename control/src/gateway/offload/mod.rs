@@ -274,15 +274,17 @@ impl Offload {
         if entry.flags() & flags::REFUSE_LONGER != 0 && !compared {
             return Err(cannot("longer packets were seen to come that do not leave in one piece"));
         }
-        let out = usize::from(self.adjacencies.get(entry.adjacency()).fields().port());
+        let fields = self.adjacencies.get(entry.adjacency()).fields();
+        let out = usize::from(fields.port());
         // Tags take of the room that there is for them.
         let tags = 4 * ingress.tags().into_iter().flatten().count() as u16;
         let may_come = self.lengths.get(port).map_or(u16::MAX, |port| port.may_come.saturating_sub(tags));
-        // What was seen to leave is enough if nothing longer can come; else the routes have to say.
+        // What was seen to leave is enough if nothing longer can come, or leave by this link; else the routes have to say.
         let proved = entry.proved_length();
         let leaves_as = || self.may_leave(out, &entry.leaves_as());
         let refuses = entry.flags() & flags::REFUSE_LONGER != 0;
-        let may_leave = if proved < may_come && !refuses { proved.max(leaves_as()) } else { proved };
+        let most = may_come.min(fields.mtu());
+        let may_leave = if proved < most && !refuses { proved.max(leaves_as()) } else { proved };
         let lengths = Lengths { may_come, may_leave, compared };
         HardwareFlow::derive(entry, &self.contexts, &self.adjacencies, lengths)
             .map(|flow| (port, flow))
