@@ -1,6 +1,10 @@
 //! Directions that hairpin queues carry.
 
+use dataplane::dpdk::flow_rule::{FlowEngine, FlowRules};
+use dataplane::dpdk::hairpin::{self, HairpinPort};
 use dataplane::hardware::probe::Probe;
+use dataplane::hardware::scheduler::Policy;
+use dataplane::packet::Ingress;
 
 use super::*;
 
