@@ -37,6 +37,7 @@ fn flow(number: u32) -> HardwareFlow {
         key: FLOWS.key(number, false),
         egress: 1,
         macs: [[2, 0, 0, 0, 0, 9], MAC],
+        longest: None,
         new_tags: ArrayVec::new(),
         leaves_as: reply.inverted(),
     }
@@ -51,6 +52,7 @@ fn form(fields: Fields) -> Form {
         egress,
         integrity: true,
         queues: vec![0],
+        hairpins: Vec::new(),
         age_s: Some(60),
     }
 }

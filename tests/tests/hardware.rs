@@ -204,6 +204,40 @@ fn a_nic_without_groups_carries_packets_of_one_ttl() -> Result<()> {
 }
 
 #[test]
+fn hairpin_queues_carry_where_there_is_no_other_way() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab()
+        .config("hardware.model", "hairpin = true")
+        .config("flows", "reprove_every = \"10m\"")
+        .build()?;
+    let service = Service::listen(lab.server(), SERVER, 80)?;
+    let pair = Pair::open(lab.client(), None, SocketAddrV4::new(SERVER, 80), &service)?;
+    until_in_hardware(&lab, "tcp", pair.source_port(), || pair.ping(1))?;
+    let before = lab.flyover().map(settled).transpose()?;
+    for way in [Way::Up, Way::Down] {
+        let transfer = pair.transfer(way, 10_000_000)?;
+        assert_eq!(transfer.sent, transfer.received);
+    }
+    if let (Some(gateway), Some(before)) = (lab.flyover(), before) {
+        let after = settled(gateway)?;
+        let [fast, hardware, _] = [0, 1, 2].map(|n| after[n] - before[n]);
+        assert!(hardware > 10 * fast, "{fast} by workers, {hardware} by the NIC");
+        // Two ports with a queue each for software: what leaves by the other port goes to queue 1 or 2.
+        let from = format!("{CLIENT}:{}", pair.source_port());
+        let told = gateway.ask(&["hardware", "--rules", "tcp", &from, &format!("{SERVER}:80")])?;
+        let carry: Vec<&str> =
+            told.lines().filter(|line| line.contains(" dec_ttl ") || line.contains("ttl op")).collect();
+        let to_queue = |line: &&str| {
+            line.ends_with(" / queue index 1 / end") || line.ends_with(" / queue index 2 / end")
+        };
+        assert!(carry.iter().all(to_queue), "{told}");
+        let table = gateway.ask(&["hardware"])?;
+        assert!(table.contains("modify_field, hairpin queues"), "{table}");
+    }
+    pair.finish()
+}
+
+#[test]
 fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
     let _turn = turn::take();
     let lab = lab().config("hardware.model", "tier = \"none\"").build()?;
@@ -218,9 +252,10 @@ fn a_nic_that_can_carry_nothing_is_left_alone() -> Result<()> {
 }
 
 #[test]
-fn what_could_be_too_long_to_leave_stays_with_workers() -> Result<()> {
+fn what_could_be_too_long_to_leave_stays_with_workers_of_a_nic_that_does_not_compare_lengths() -> Result<()> {
     let _turn = turn::take();
-    let lab = lab().build()?;
+    // Nobody sends more than the MTU allows.
+    let lab = lab().config("hardware.model", "lengths = false").config("hardware", "oversize = 0").build()?;
     let pair = udp_pair(&lab, 5000)?;
     until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping(1).map(drop))?;
     // Packets of 1500 bytes can come, and are to be fragmented from here on.
@@ -235,6 +270,60 @@ fn what_could_be_too_long_to_leave_stays_with_workers() -> Result<()> {
     })?;
     // The other direction has another way.
     assert_ne!(state(gateway, "udp", pair.source_port())?, "hardware", "{told}");
+    Ok(())
+}
+
+#[test]
+fn a_nic_that_lets_in_more_than_can_leave_has_no_flows_if_it_does_not_compare_lengths() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().config("hardware.model", "lengths = false").build()?;
+    let pair = udp_pair(&lab, 5000)?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    let from = format!("{CLIENT}:{}", pair.source_port());
+    wait::until_true(wait::PATIENCE, "explain to say why", || {
+        let sent = (0..20).try_for_each(|token| pair.ping(token).map(drop));
+        let told = gateway.ask(&["explain", "udp", &from, &format!("{SERVER}:5000")]).unwrap_or_default();
+        let why = "packets of up to 1508 bytes can come in, and only 1500 are known to leave in one piece";
+        sent.is_ok() && told.contains(why)
+    })?;
+    assert_eq!(state(gateway, "udp", pair.source_port())?, "software");
+    Ok(())
+}
+
+/// Datagrams that a host has put together of fragments.
+fn reassembled(host: &lab::Namespace) -> Result<u64> {
+    let told = host.run("cat /proc/net/snmp")?;
+    let mut lines = told.lines().filter_map(|line| line.strip_prefix("Ip: ")).map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let found = names.zip(values).find(|(name, _)| *name == "ReasmOKs").expect("it is counted");
+    Ok(found.1.parse().expect("a number"))
+}
+
+#[test]
+fn packets_longer_than_the_mtu_are_fragmented_as_without_a_nic() -> Result<()> {
+    let _turn = turn::take();
+    let lab = lab().config("flows", "reprove_every = \"10m\"").build()?;
+    let Some(gateway) = lab.flyover() else { return Ok(()) };
+    // As a NIC lets them in that has room for two tags. They may be fragmented.
+    lab.client().run("ip link set eth0 mtu 1508")?;
+    lab.client().sysctl("net.ipv4.ip_no_pmtu_disc", "1")?;
+    let pair = udp_pair(&lab, 5000)?;
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping_of(1, LONGEST).map(drop))?;
+    for longer in [4, 8] {
+        let before = (reassembled(lab.server())?, settled(gateway)?);
+        for token in 0..20 {
+            pair.ping_of(token, LONGEST + longer)?;
+        }
+        assert_eq!(reassembled(lab.server())? - before.0, 20, "{longer} bytes more");
+        let punted = settled(gateway)?[2] - before.1[2];
+        assert!(punted >= 20, "{longer} bytes more: {punted} punted");
+    }
+    // What fits is the NIC's.
+    until_in_hardware(&lab, "udp", pair.source_port(), || pair.ping_of(1, LONGEST).map(drop))?;
+    let before = settled(gateway)?;
+    (0..PINGS).try_for_each(|token| pair.ping_of(token, LONGEST).map(drop))?;
+    let after = settled(gateway)?;
+    assert!(after[1] - before[1] >= PINGS, "{before:?} {after:?}");
     Ok(())
 }
 

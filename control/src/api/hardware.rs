@@ -22,6 +22,12 @@ pub struct PortHardware {
     pub vlan: bool,
     /// Whether its rules tell how long they have had no packet.
     pub ages: bool,
+    /// Whether its rules compare lengths, so that what is too long to leave goes to software.
+    #[serde(default)]
+    pub lengths: bool,
+    /// The form of the rules that carry flows, in words: where they stand, how they write, how packets go on.
+    #[serde(default)]
+    pub form: Option<String>,
     /// Why it is no more, and what else was found, a sentence each.
     pub findings: Vec<String>,
     /// Directions that come in by this port.

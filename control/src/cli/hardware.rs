@@ -47,6 +47,9 @@ pub(super) fn ports(out: &mut dyn Write, ports: &[PortHardware]) -> io::Result<(
     }
     table.flush(out)?;
     for port in ports {
+        if let Some(form) = &port.form {
+            writeln!(out, "{}: by {form}", port.name)?;
+        }
         if port.marks.missed > 0 {
             let (name, missed) = (&port.name, count(port.marks.missed));
             writeln!(out, "{name}: {missed} marks were old or wrong: their packets were looked up")?;
@@ -125,6 +128,7 @@ mod tests {
             used: true,
             directions,
             queues: true,
+            form: Some("rules of the port (ingress), groups, set actions, port_id".to_owned()),
             marks: MarkCounts { found: 7, missed: 2 },
             audit: HardwareAudit { looks: 9000, lost: 1200, ..HardwareAudit::default() },
             ..PortHardware::default()
@@ -141,6 +145,10 @@ mod tests {
             ["wan0", "model", "full", "yes", "no", "no", "yes", "1,234", "0", "0", "0", "4,096", "7"]
         );
         assert_eq!(lines[2][lines[2].len() - 2..], ["-", "0"]);
+        assert!(
+            told.contains("\nwan0: by rules of the port (ingress), groups, set actions, port_id\n"),
+            "{told}"
+        );
         assert!(told.contains("\nwan0: 2 marks were old or wrong: their packets were looked up\n"), "{told}");
         assert!(told.contains("\nwan0: 1,200 rules were lost by the NIC, and made again\n"), "{told}");
         assert!(told.ends_with("lan0: no rules\n"), "{told}");

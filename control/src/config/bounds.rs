@@ -26,6 +26,8 @@ pub(super) const DEFAULT_REPROVE_EVERY: Duration = Duration::from_secs(30);
 /// Packets a second of a direction that may go into the NIC.
 pub(super) const HOT: RangeInclusive<i64> = 1..=1_000_000_000;
 pub(super) const DEFAULT_HOT: u32 = 1000;
+/// Bytes by which packets that come in may be longer than the MTU.
+pub(super) const OVERSIZE: RangeInclusive<i64> = 0..=65_535;
 /// Rules of the model NIC.
 pub(super) const MODEL_CAPACITY: RangeInclusive<i64> = 1..=1 << 24;
 pub(super) const DEFAULT_MODEL_CAPACITY: u32 = 1 << 20;

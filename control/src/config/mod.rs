@@ -121,6 +121,9 @@ pub struct HardwareConfig {
     pub hot: u32,
     /// The conntrack mark of connections that may go into the NIC; none: all.
     pub mark: Option<Mark>,
+    /// By as many bytes packets without tags may be longer than the MTU of the port that they come in by; none: as the NIC
+    /// says, and 8 at least.
+    pub oversize: Option<u16>,
     /// The model NIC, for [`Offload::Model`].
     pub model: ModelConfig,
 }
@@ -136,6 +139,10 @@ pub struct ModelConfig {
     pub queues: bool,
     /// Whether rules can be grouped behind guards.
     pub groups: bool,
+    /// Whether packets go to another port by hairpin queues alone.
+    pub hairpin: bool,
+    /// Whether rules compare lengths.
+    pub lengths: bool,
 }
 
 /// `[api]`

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::bounds::{
     self, CAPACITY, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY,
-    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, PROVE, QUEUES,
+    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, OVERSIZE, PROVE, QUEUES,
 };
 use super::error::{ConfigError, Problem, nearest};
 use super::source::Source;
@@ -131,6 +131,10 @@ pub(super) struct RawHardware {
     /// Only connections whose conntrack mark matches may go into the NIC: [how](policy.md#allowing-hardware).
     #[schemars(with = "String", extend("x-type" = MARK, "x-default" = "none: all may"))]
     pub(super) mark: Option<Spanned<String>>,
+    /// Bytes by which packets that come in may be longer than the MTU of their port: [lengths](hardware.md#lengths). 0: the
+    /// hosts and routers on your links keep to it.
+    #[schemars(with = "i64", range(min = *OVERSIZE.start(), max = *OVERSIZE.end()), extend("x-default" = "what the NIC lets in, 8 at least"))]
+    pub(super) oversize: Option<Spanned<i64>>,
     pub(super) model: RawModel,
 }
 
@@ -154,6 +158,12 @@ pub(super) struct RawModel {
     /// Whether its rules can stand behind guards; else each is for one TTL.
     #[schemars(with = "bool", extend("default" = true))]
     pub(super) groups: Option<bool>,
+    /// Whether packets go to another port by hairpin queues alone, as with mlx5 outside of switchdev mode.
+    #[schemars(with = "bool", extend("default" = false))]
+    pub(super) hairpin: Option<bool>,
+    /// Whether its rules compare lengths, so that what is too long to leave goes to software.
+    #[schemars(with = "bool", extend("default" = true))]
+    pub(super) lengths: Option<bool>,
 }
 
 /// The socket at which `flyover status` and the like ask.

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::bounds::{
     CAPACITY, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY,
-    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, PROVE, QUEUES,
+    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, OVERSIZE, PROVE, QUEUES,
 };
 use super::device::Device;
 use super::error::{ConfigError, Problem};
@@ -351,11 +351,18 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
         offload,
         hot: count("hot", &raw.hot, HOT, DEFAULT_HOT)?,
         mark: raw.mark.as_ref().map(|text| mark(source, text)).transpose()?,
+        oversize: raw
+            .oversize
+            .as_ref()
+            .map(|given| number(source, "oversize", given, OVERSIZE))
+            .transpose()?,
         model: ModelConfig {
             tier,
             capacity: count("capacity", &raw.model.capacity, MODEL_CAPACITY, DEFAULT_MODEL_CAPACITY)?,
             queues: raw.model.queues.unwrap_or(true),
             groups: raw.model.groups.unwrap_or(true),
+            hairpin: raw.model.hairpin.unwrap_or(false),
+            lengths: raw.model.lengths.unwrap_or(true),
         },
     })
 }

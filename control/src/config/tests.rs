@@ -55,9 +55,12 @@ mark = "0x10000/0x10000"
 offload = "model"
 hot = 50
 mark = "0x20000/0x20000"
+oversize = 4
 [hardware.model]
 tier = "assist"
 groups = false
+hairpin = true
+lengths = false
 capacity = 16
 queues = false
 [api]
@@ -79,9 +82,19 @@ listen = "127.0.0.1:9477"
     );
     assert_eq!(config.policy.accelerate, Accelerate::Marked);
     assert_eq!(config.policy.accept_loss, [Construct::Limit, Construct::Quota]);
-    let model = ModelConfig { tier: Tier::Assist, capacity: 16, queues: false, groups: false };
+    let model = ModelConfig {
+        tier: Tier::Assist,
+        capacity: 16,
+        queues: false,
+        groups: false,
+        hairpin: true,
+        lengths: false,
+    };
     let mark = Some(Mark { value: 0x20000, mask: 0x20000 });
-    assert_eq!(config.hardware, HardwareConfig { offload: Offload::Model, hot: 50, mark, model });
+    assert_eq!(
+        config.hardware,
+        HardwareConfig { offload: Offload::Model, hot: 50, mark, oversize: Some(4), model }
+    );
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
     assert!(config.notices.is_empty(), "{:?}", config.notices);
 }
@@ -102,8 +115,18 @@ fn what_is_left_out_has_the_contracts_defaults() {
     );
     let mark = Mark { value: 0x10000, mask: 0x10000 };
     assert_eq!(config.policy, PolicyConfig { accelerate: Accelerate::Auto, accept_loss: vec![], mark });
-    let model = ModelConfig { tier: Tier::Full, capacity: 1 << 20, queues: true, groups: true };
-    assert_eq!(config.hardware, HardwareConfig { offload: Offload::Auto, hot: 1000, mark: None, model });
+    let model = ModelConfig {
+        tier: Tier::Full,
+        capacity: 1 << 20,
+        queues: true,
+        groups: true,
+        hairpin: false,
+        lengths: true,
+    };
+    assert_eq!(
+        config.hardware,
+        HardwareConfig { offload: Offload::Auto, hot: 1000, mark: None, oversize: None, model }
+    );
     assert_eq!(config.metrics.listen, None);
     assert_eq!(config.api.socket, Path::new("/run/flyover.sock"));
     assert!(config.notices.is_empty());

@@ -78,6 +78,8 @@ impl State {
                 ipv6: found.ipv6,
                 vlan: found.tags,
                 ages: found.ages,
+                lengths: found.lengths,
+                form: found.form.as_ref().map(ToString::to_string),
                 findings: found.findings.clone(),
                 directions: HardwareDirections {
                     hardware: numbers.hardware as u64,

@@ -37,12 +37,12 @@ pub(super) fn names(twins: &[u32], links: &Links) -> Interfaces {
     Interfaces(twins.iter().map(named).collect())
 }
 
-/// How long packets of ports can be, whose twins are given in the order of the ports.
-pub(super) fn lengths(twins: &[u32], links: &Links) -> Vec<PortLengths> {
+/// How long packets of ports can be, of which the twin and what can come in are given.
+pub(super) fn lengths(ports: &[(u32, u16)], links: &Links) -> Vec<PortLengths> {
     let mtu = |link: &u32| links.get(link).map_or(0, |link| link.mtu);
-    let of = |twin: &u32| PortLengths {
-        may_come: u16::try_from(mtu(twin)).unwrap_or(u16::MAX),
+    let of = |(twin, may_come): &(u32, u16)| PortLengths {
+        may_come: *may_come,
         may_leave_by: above(*twin, links).iter().map(|link| (*link, mtu(link).min(mtu(twin)))).collect(),
     };
-    twins.iter().map(of).collect()
+    ports.iter().map(of).collect()
 }

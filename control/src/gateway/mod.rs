@@ -1,5 +1,6 @@
 //! A running gateway: brings up ports, twins and threads, then follows the kernel until told to stop.
 
+mod bring_up;
 mod captures;
 mod error;
 mod events;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use dataplane::dpdk::hairpin::Hairpin;
 use dataplane::dpdk::{Port, PortError, Tap};
 
 use crate::config::{Device, PortConfig, TwinIo};
@@ -22,9 +23,15 @@ pub(super) struct GatewayPort {
     pub(super) ifindex: u32,
     /// The twin was deleted, and is to be made again.
     pub(super) bereft: bool,
+    /// By as many bytes packets without tags may be longer than the MTU that come in.
+    pub(super) oversize: u16,
     pub(super) queues: u16,
+    /// Its hairpin queues, which are bound.
+    pub(super) hairpins: Vec<Hairpin>,
     /// Why the port has no queues for flow rules, where its driver should have some.
     pub(super) no_queues: Option<String>,
+    /// Why it lacks hairpin queues, where its driver should have some.
+    pub(super) no_hairpins: Option<String>,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
     /// The twin is administratively up.
@@ -54,6 +61,13 @@ pub(super) fn hear(port: &Port, mac: [u8; 6], device: &Device, driver: &str) -> 
 }
 
 impl GatewayPort {
+    /// The longest packet without VLAN tags that can come in, from the IP header on.
+    pub(super) fn may_come(&self) -> u16 {
+        // A port may not have taken its twin's.
+        let mtu = self.port.as_ref().and_then(|port| port.mtu().ok()).unwrap_or(0);
+        mtu.max(u16::try_from(self.mtu).unwrap_or(u16::MAX)).saturating_add(self.oversize)
+    }
+
     /// The link as the driver knows it; none if the device is gone, or its driver can't tell.
     pub(super) fn link(&self) -> Option<dataplane::dpdk::Link> {
         self.port.as_ref().filter(|port| !port.is_wanted_back())?.link().ok()

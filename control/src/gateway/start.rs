@@ -2,27 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::capture::Door;
 use dataplane::clock::Clock;
-use dataplane::dpdk::{
-    Eal, EalOptions, Hugepages, Mempool, Port, PortConfig as QueueConfig, RxQueue, Tap, TxQueue,
-};
+use dataplane::dpdk::{Eal, EalOptions, Hugepages, Mempool, Tap};
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
-use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread, Twin};
-use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink, WorkerPort};
+use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread};
+use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink};
 
+use super::bring_up;
 use super::captures::Captures;
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
 use super::flowtables::Tagging;
 use super::offload::{self, Offload};
 use super::plane::FlowPlane;
-use super::ports::{self, GatewayPort};
 use super::remake::Remake;
 use super::service::Keepers;
 use super::settle::Settling;
@@ -30,7 +27,6 @@ use super::shares::Shares;
 use super::shortfall::Shortfall;
 use super::state::{ConntrackTotals, State, WorkerView};
 use super::threads::Threads;
-use super::twins;
 use super::watchdog::Watchdog;
 use crate::api;
 use crate::cli::RunOptions;
@@ -69,7 +65,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
 
     let pool = packet_pool(config, workers)?;
     let mut keepers = Keepers::inherited();
-    let (ports, twins, mut queues) = ports(config, workers, &pool, &keepers)?;
+    let (ports, twins, mut queues) = bring_up::ports(config, workers, &pool, &keepers)?;
     let hardware = offload::prepare(config, &ports, &mut queues)?;
     let hot = hardware.hot.clone();
 
@@ -231,7 +227,7 @@ fn eal_options(config: &Config) -> EalOptions {
     }
 }
 
-fn descriptors(port: &PortConfig) -> u16 {
+pub(super) fn descriptors(port: &PortConfig) -> u16 {
     port.descriptors.unwrap_or(DESCRIPTORS)
 }
 
@@ -267,109 +263,6 @@ pub(super) fn packet_memory_mb(config: &Config, workers: usize) -> u32 {
 fn packet_pool(config: &Config, workers: usize) -> Result<Mempool, GatewayError> {
     let count = u32::try_from(packet_count(config, workers)).unwrap_or(u32::MAX);
     Ok(Mempool::packets("flyover", count, data_room(config), CACHE, None)?)
-}
-
-type Ports = (Vec<GatewayPort>, Vec<Twin>, Vec<Vec<WorkerPort>>);
-
-/// Ports with their twins, the twins for the punt thread, and the queues by worker.
-fn ports(config: &Config, workers: usize, pool: &Mempool, keepers: &Keepers) -> Result<Ports, GatewayError> {
-    let (mut ports, mut twins) = (Vec::new(), Vec::new());
-    let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, port_config) in config.ports.iter().enumerate() {
-        let kept = keepers.has(&port_config.name);
-        let (port, twin, rx, tx) = port(number, config, port_config, workers, pool, kept)?;
-        let mut rx = rx.into_iter();
-        for (worker, tx) in queues.iter_mut().zip(tx) {
-            worker.push(WorkerPort { rx: rx.next(), tx, marks: false });
-        }
-        twins.push(twin);
-        ports.push(port);
-    }
-    Ok((ports, twins, queues))
-}
-
-fn port(
-    number: usize,
-    whole: &Config,
-    config: &PortConfig,
-    workers: usize,
-    pool: &Mempool,
-    kept: bool,
-) -> Result<(GatewayPort, Twin, Vec<RxQueue>, Vec<TxQueue>), GatewayError> {
-    let device = config.device.to_string();
-    let name = &config.name;
-    let port_error = |source| GatewayError::Port { name: name.clone(), device: device.clone(), source };
-
-    let twin = twins::open(config, kept)?;
-    let netns = config.netns.as_deref().map(|name| Path::new("/run/netns").join(name));
-    let port = Port::attach(&device, netns.as_deref()).map_err(port_error)?;
-
-    let info = port.info().map_err(port_error)?;
-    if usize::from(info.max_tx_queues) < workers {
-        let (name, has) = (name.clone(), info.max_tx_queues);
-        return Err(GatewayError::Queues { name, device, has, wants: workers });
-    }
-    // A tap PMD wants as many queues one way as the other.
-    let rx_queues = if info.driver == "net_tap" {
-        workers
-    } else {
-        config.queues.map_or(workers, usize::from).min(workers).min(info.max_rx_queues.into())
-    };
-    let descriptors = descriptors(config);
-    port.configure(&QueueConfig {
-        rx_queues: rx_queues as u16,
-        tx_queues: workers as u16,
-        rx_descriptors: descriptors,
-        tx_descriptors: descriptors,
-        mtu: config.mtu,
-        rss: rx_queues > 1,
-        // net_tap would compute checksums in software, on the worker.
-        rx_checksum: info.driver != "net_tap",
-        ..QueueConfig::new(pool)
-    })
-    .map_err(port_error)?;
-
-    let no_queues = offload::set_up_queues(whole, config, &port);
-
-    // The twin's address is the one that neighbours know: an existing twin keeps it, a new one takes the
-    // port's. A device that can't change its own hears everything instead.
-    let port_mac = port.mac().map_err(port_error)?;
-    if twin.created() {
-        twin.set_mac(port_mac).map_err(setting(name, "given the port's MAC address"))?;
-    }
-    if let Some(mtu) = config.mtu {
-        twin.set_mtu(u32::from(mtu)).map_err(setting(name, "given its MTU"))?;
-    }
-    let mac = twin.mac().map_err(setting(name, "asked for its MAC address"))?;
-    port.start().map_err(port_error)?;
-    if let Err(error) = port.keep_flows_on_queues() {
-        tracing::warn!(port = name, %error, "packets of a flow may leave out of order: use one worker, or another device");
-    }
-    // The twin's multicast addresses are the kernel's affair: without theirs IPv6 finds no neighbour.
-    if let Err(error) = port.set_allmulticast(true) {
-        tracing::info!(port = name, %error, "the device has no switch for multicast");
-    }
-    if port_mac != mac {
-        ports::hear(&port, mac, &config.device, &info.driver).map_err(port_error)?;
-    }
-    let (rx, tx) = port.take_queues().map_err(port_error)?;
-    let (twin, way, twin_io) = twins::carry(twin, number, config, mac, pool)?;
-    let gateway_port = GatewayPort {
-        config: config.clone(),
-        ifindex: twin.index().map_err(setting(name, "asked for its index"))?,
-        bereft: false,
-        mtu: twin.mtu().map_err(setting(name, "asked for its MTU"))?,
-        admin_up: twin.is_up().map_err(setting(name, "asked for its state"))?,
-        driver: info.driver,
-        port: Some(port),
-        twin,
-        twin_io,
-        queues: rx_queues as u16,
-        no_queues,
-        mac,
-        carrier: None,
-    };
-    Ok((gateway_port, way, rx, tx))
 }
 
 pub(super) fn timing(config: &Config) -> Result<Timing, GatewayError> {

@@ -115,11 +115,17 @@ impl State {
         let renamed = names != *self.tracker.interfaces() && judgement.keeps_any();
         let other = tagged || flowtables != *self.tracker.flowtables();
         self.tracker.set_interfaces(names);
-        self.plane.offload.set_lengths(interfaces::lengths(&twins, &self.links));
+        self.follow_lengths();
         self.tracker.set_flowtables(flowtables);
         if other || renamed {
             self.tracker.changed(now, Changed::Ruleset, &mut self.plane);
         }
+    }
+
+    /// What can come in is for ports to say, what can leave for interfaces.
+    fn follow_lengths(&mut self) {
+        let come: Vec<(u32, u16)> = self.ports.iter().map(|port| (port.ifindex, port.may_come())).collect();
+        self.plane.offload.set_lengths(interfaces::lengths(&come, &self.links));
     }
 
     /// Takes in what is there when following begins.
@@ -139,6 +145,7 @@ impl State {
                 port.follow_twin(link);
             }
         }
+        self.follow_lengths();
     }
 
     /// Takes note of a change in the kernel.
@@ -153,7 +160,9 @@ impl State {
                     self.links.insert(link.ifindex, link.clone());
                 }
                 self.follow_interfaces(now);
-                self.link_changed(link, *deleted)
+                let event = self.link_changed(link, *deleted);
+                self.follow_lengths();
+                event
             }
             Change::Address { address, added } => {
                 let entry = (address.ifindex, address.address);

@@ -24,6 +24,7 @@ mod burst;
 mod eal;
 mod error;
 pub mod flow_rule;
+pub mod hairpin;
 mod keeper;
 mod log;
 mod mbuf;

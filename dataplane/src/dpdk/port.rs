@@ -2,6 +2,7 @@
 
 mod config;
 mod flows;
+mod hairpin;
 mod hook;
 mod info;
 mod interrupt;
@@ -327,6 +328,7 @@ impl Port {
             return Ok(());
         }
         inner.give_up_rules();
+        inner.unbind_hairpins();
         // SAFETY: nobody polls the port, and its control calls are locked.
         inner.call("stop", |id| unsafe { sys::rte_eth_dev_stop(id) })?;
         state.phase = Phase::Configured;
@@ -425,6 +427,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         removal::unwatch(self);
         self.give_up_rules();
+        self.unbind_hairpins();
         let started = self.state().phase == Phase::Started;
         let (id, device) = (self.id, SendMut(self.device));
         // Nobody is left to tell of an error, and nothing else can be done about one; DPDK logs it.

@@ -5,9 +5,12 @@
 //! since no rule is for it. That a TTL is above 1 can't be asked for by one mask, so two rules of higher priority send the
 //! others to software. A port without groups has all of that in each flow's rule, which then is for one TTL.
 
+use std::fmt;
+
 use super::rule::{HardwareFlow, TagChanges};
 use crate::dpdk::flow_rule::layout::{self, Field, ModifyField, Operation};
 use crate::dpdk::flow_rule::{ActionKind, FlowAttr, FlowRule, ItemKind, Parts};
+use crate::dpdk::hairpin::Hairpin;
 use crate::flow::{Key, Key4, Key6, TCP, UDP};
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
 use crate::packet::wire::ETHER_IPV4;
@@ -46,6 +49,8 @@ pub enum Egress {
     PortId,
     /// REPRESENTED_PORT.
     RepresentedPort,
+    /// QUEUE, to a hairpin queue whose peer is a queue of that port: in the ingress domain.
+    Hairpin,
 }
 
 /// The form of rules that a port can.
@@ -63,6 +68,8 @@ pub struct Form {
     pub integrity: bool,
     /// Receive queues of software, for guards in the ingress domain.
     pub queues: Vec<u16>,
+    /// Hairpin queues of the port, by the port that they lead to.
+    pub hairpins: Vec<Hairpin>,
     /// Seconds after which a rule without packets counts as aged; none where ages are not asked for.
     pub age_s: Option<u32>,
 }
@@ -76,6 +83,42 @@ impl Form {
     /// Whether rules stand behind guards. Those that don't have to be for [one TTL](Ttl::Exact).
     pub fn is_guarded(&self) -> bool {
         self.group > 0
+    }
+
+    /// Whether packets can be sent on to this port.
+    pub fn reaches(&self, port: u16) -> bool {
+        self.egress != Egress::Hairpin || self.hairpin(port).is_some()
+    }
+
+    fn hairpin(&self, port: u16) -> Option<u16> {
+        self.hairpins.iter().find(|hairpin| hairpin.to == port).map(|hairpin| hairpin.queue)
+    }
+}
+
+impl Form {
+    /// Where its rules stand, in words.
+    pub const fn place(&self) -> &'static str {
+        match self.domain {
+            Domain::Transfer => "rules of the switch (transfer)",
+            Domain::Ingress => "rules of the port (ingress)",
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = match self.fields {
+            Fields::Set => "set actions",
+            Fields::Modify => "modify_field",
+        };
+        let egress = match self.egress {
+            Egress::PortId => "port_id",
+            Egress::RepresentedPort => "represented_port",
+            Egress::Hairpin => "hairpin queues",
+        };
+        let guards = if self.is_guarded() { "groups" } else { "without groups" };
+        let integrity = if self.integrity { ", integrity" } else { "" };
+        write!(f, "{}, {guards}{integrity}, {fields}, {egress}", self.place())
     }
 }
 
@@ -115,7 +158,8 @@ pub fn guards(form: &Form, port: u16) -> Vec<FlowRule> {
     rules
 }
 
-/// The rule that carries a flow. `ttl` must be exact where the form has no guards.
+/// The rule that carries a flow, to a port that the form [reaches](Form::reaches). `ttl` must be exact where the form has
+/// no guards.
 pub fn carry(flow: &HardwareFlow, form: &Form, ttl: Ttl) -> FlowRule {
     let mut rule = start(form, form.attr(form.group, 0), flow.port);
     let exact = match ttl {
@@ -143,6 +187,11 @@ pub fn carry(flow: &HardwareFlow, form: &Form, ttl: Ttl) -> FlowRule {
         }
         Egress::RepresentedPort => {
             rule.action(ActionKind::REPRESENTED_PORT, Some(&flow.egress.to_ne_bytes()))
+        }
+        Egress::Hairpin => {
+            // A port that can't be reached has none, and no NIC this one.
+            let queue = form.hairpin(flow.egress).unwrap_or(u16::MAX);
+            rule.action(ActionKind::QUEUE, Some(&queue.to_ne_bytes()))
         }
     };
     rule
@@ -183,11 +232,13 @@ struct Pattern {
     kind: ItemKind,
     spec: [u8; 44],
     mask: [u8; 44],
+    /// Upper ends of ranges; all other fields are 0, which means that they have none.
+    last: Option<[u8; 44]>,
 }
 
 impl Pattern {
     fn new(kind: ItemKind) -> Self {
-        Self { kind, spec: [0; 44], mask: [0; 44] }
+        Self { kind, spec: [0; 44], mask: [0; 44], last: None }
     }
 
     fn eth() -> Self {
@@ -216,13 +267,24 @@ impl Pattern {
         self
     }
 
+    /// Asks for a number in a range.
+    fn within(&mut self, at: usize, [least, most]: [u16; 2]) -> &mut Self {
+        let last = self.last.get_or_insert([0; 44]);
+        last[at..at + 2].copy_from_slice(&most.to_be_bytes());
+        self.exactly(at, &least.to_be_bytes())
+    }
+
     /// Adds the item; one that asks for nothing has no contents, since what no driver reads none can refuse.
     fn add_to(&self, rule: &mut FlowRule) {
         let asks = self.mask.iter().any(|byte| *byte != 0);
         let content = |bytes| asks.then_some(bytes);
         rule.item(
             self.kind,
-            &Parts { spec: content(&self.spec[..]), last: None, mask: content(&self.mask[..]) },
+            &Parts {
+                spec: content(&self.spec[..]),
+                last: self.last.as_ref().map(|last| &last[..]),
+                mask: content(&self.mask[..]),
+            },
         );
     }
 }
@@ -264,6 +326,14 @@ fn integrity(ip: ItemKind) -> Pattern {
     item
 }
 
+/// Where IP headers have the packet's length.
+const IPV4_LENGTH: usize = 2;
+const IPV6_LENGTH: usize = 4;
+/// Lengths of headers.
+const IPV4_HEADER: u16 = 20;
+const IPV6_HEADER: u16 = 40;
+const UDP_HEADER: u16 = 8;
+
 /// Items for a flow's packets; `alone` says that no guard stands before the rule.
 fn match_flow(rule: &mut FlowRule, flow: &HardwareFlow, alone: bool, ttl: Option<u8>) {
     let ether_type = flow.ether_type();
@@ -285,11 +355,15 @@ fn match_flow(rule: &mut FlowRule, flow: &HardwareFlow, alone: bool, ttl: Option
         Key::V4(Key4 { src, dst, ports, .. }) => {
             ip.exactly(9, &[proto]).exactly(12, &src.to_ne_bytes()).exactly(16, &dst.to_ne_bytes());
             ttl.map(|ttl| ip.exactly(8, &[ttl]));
+            flow.longest.map(|longest| ip.within(IPV4_LENGTH, [IPV4_HEADER, longest]));
             ports
         }
         Key::V6(Key6 { src, dst, ports, .. }) => {
             ip.exactly(6, &[proto]).exactly(8, &octets(src)).exactly(24, &octets(dst));
             ttl.map(|ttl| ip.exactly(7, &[ttl]));
+            // Without the header; with none but a UDP header it is the shortest.
+            let payload = |longest: u16| [UDP_HEADER, longest.saturating_sub(IPV6_HEADER)];
+            flow.longest.map(|longest| ip.within(IPV6_LENGTH, payload(longest)));
             ports
         }
     };

@@ -69,6 +69,7 @@ const VLAN: &[Place] = &[("tci", 0, 2, Style::Hex), ("inner_type", 2, 2, Style::
 const IPV4: &[Place] = &[
     ("version_ihl", 0, 1, Style::Hex),
     ("tos", 1, 1, Style::Hex),
+    ("length", 2, 2, Style::Decimal),
     ("fragment_offset", 6, 2, Style::Hex),
     ("ttl", 8, 1, Style::Decimal),
     ("proto", 9, 1, Style::Decimal),
@@ -76,6 +77,7 @@ const IPV4: &[Place] = &[
     ("dst", 16, 4, Style::Ipv4),
 ];
 const IPV6: &[Place] = &[
+    ("length", 4, 2, Style::Decimal),
     ("proto", 6, 1, Style::Decimal),
     ("hop", 7, 1, Style::Decimal),
     ("src", 8, 16, Style::Ipv6),
@@ -128,13 +130,21 @@ fn write_item(out: &mut String, item: &RawItem<'_>) -> fmt::Result {
         if mask.iter().all(|byte| *byte == 0) {
             continue;
         }
-        if mask.iter().all(|byte| *byte == 0xff) {
+        let last = item
+            .last
+            .and_then(|last| last.get(*at..at + len))
+            .filter(|last| last.iter().any(|byte| *byte != 0));
+        if mask.iter().all(|byte| *byte == 0xff) && last.is_none() {
             write!(out, " {word} is ")?;
             write_value(out, value, *style)?;
             continue;
         }
         write!(out, " {word} spec ")?;
         write_value(out, value, *style)?;
+        if let Some(last) = last {
+            write!(out, " {word} last ")?;
+            write_value(out, last, *style)?;
+        }
         write!(out, " {word} mask ")?;
         write_value(out, mask, *style)?;
     }

@@ -12,6 +12,7 @@ use std::fmt;
 use super::model::{Nic, Outcome};
 use super::{Domain, Egress, Fields, Form, Tier, encode};
 use crate::dpdk::flow_rule::{FlowError, FlowId, FlowRule, FlowRules};
+use crate::dpdk::hairpin::Hairpin;
 use canary::Canary;
 
 /// What became of a canary packet.
@@ -76,6 +77,8 @@ pub struct Capabilities {
     pub ipv6: bool,
     /// Whether VLAN tags can be taken off, put on and changed.
     pub tags: bool,
+    /// Whether rules compare lengths, so that packets that are too long to leave go to software.
+    pub lengths: bool,
     /// Whether a rule tells how long it has had no packet.
     pub ages: bool,
     /// Why it is no more, and what else was found, in words.
@@ -92,6 +95,7 @@ impl Capabilities {
             proved: true,
             ipv6: false,
             tags: false,
+            lengths: false,
             ages: false,
             findings,
         }
@@ -123,6 +127,8 @@ pub struct Probe<'a> {
     pub egress: u16,
     /// Its receive queues.
     pub queues: Vec<u16>,
+    /// Its hairpin queues.
+    pub hairpins: Vec<Hairpin>,
 }
 
 /// A rule is given so many packets to begin, or cease, to match.
@@ -167,8 +173,8 @@ impl Probe<'_> {
                     Err(what) => return stuck(what),
                 },
                 Err(Unusable::Stuck(what)) => return stuck(what),
-                Err(why @ Unusable::Refused(_)) => found.note(format!("{}: {why}", place(&form))),
-                Err(why) => found.note(format!("{}, {}: {why}", place(&form), describe(&form))),
+                Err(why @ Unusable::Refused(_)) => found.note(format!("{}: {why}", form.place())),
+                Err(why) => found.note(format!("{form}: {why}")),
             }
         }
         found.proved = true;
@@ -190,19 +196,34 @@ impl Probe<'_> {
         found
     }
 
-    /// Forms, the best first: behind guards before alone, checked by the NIC before not, on the switch before on the port.
+    /// Forms, the best first: behind guards before alone, checked by the NIC before not, on the switch before on the port,
+    /// to another port by its name before by a hairpin queue.
     fn forms(&self) -> Vec<Form> {
         let mut forms = Vec::new();
         for (group, integrity) in [(1, true), (1, false), (0, true), (0, false)] {
             for domain in [Domain::Transfer, Domain::Ingress] {
+                let by_hairpin = domain == Domain::Ingress && !self.hairpins.is_empty();
+                let by_name = [Egress::RepresentedPort, Egress::PortId];
+                let ways = [&by_name[..], if by_hairpin { &[Egress::Hairpin] } else { &[] }];
                 for fields in [Fields::Modify, Fields::Set] {
-                    for egress in [Egress::RepresentedPort, Egress::PortId] {
-                        let (queues, age_s) = (self.queues.clone(), Some(1 << 16));
-                        forms.push(Form { domain, group, fields, egress, integrity, queues, age_s });
+                    for egress in ways.into_iter().flatten() {
+                        let (queues, hairpins) = (self.queues.clone(), self.hairpins.clone());
+                        let (egress, age_s) = (*egress, Some(1 << 16));
+                        forms.push(Form {
+                            domain,
+                            group,
+                            fields,
+                            egress,
+                            integrity,
+                            queues,
+                            hairpins,
+                            age_s,
+                        });
                     }
                 }
             }
         }
+        forms.retain(|form| form.reaches(self.egress));
         forms
     }
 
@@ -290,9 +311,14 @@ impl Probe<'_> {
         found: &mut Capabilities,
     ) -> Result<(), String> {
         let ages = found.ages;
-        let [ipv6, tags] = [vec![Canary::ipv6(self)], Canary::tagged(self)].map(|canaries| {
+        let mut tried = |canaries: &[Canary]| {
             canaries.iter().try_for_each(|canary| self.try_form(form, canary, injector, found))
-        });
+        };
+        let [ipv6, tags] = [vec![Canary::ipv6(self)], Canary::tagged(self)].map(|canaries| tried(&canaries));
+        let mut limited = vec![Canary::ipv4(self).no_longer()];
+        // Of a NIC that carries none it is no lack.
+        limited.extend(ipv6.is_ok().then(|| Canary::ipv6(self).no_longer()));
+        let lengths = tried(&limited);
         found.ages = ages;
         if !found.proved {
             let what = "no packet could be sent into the port: rules are made and removed, and nobody has seen them work";
@@ -301,7 +327,11 @@ impl Probe<'_> {
         if !ages {
             found.findings.push("rules do not tell how long they have had no packet".to_owned());
         }
-        for (outcome, what, can) in [(ipv6, "IPv6", &mut found.ipv6), (tags, "VLAN tags", &mut found.tags)] {
+        for (outcome, what, can) in [
+            (ipv6, "IPv6", &mut found.ipv6),
+            (tags, "VLAN tags", &mut found.tags),
+            (lengths, "lengths", &mut found.lengths),
+        ] {
             match outcome {
                 Ok(()) => *can = true,
                 Err(Unusable::Stuck(what)) => return Err(what),
@@ -381,31 +411,4 @@ fn common_reason(findings: &[String]) -> Option<String> {
     let reason = |finding: &String| finding.split_once(": ").map(|(_, reason)| reason.to_owned());
     let first = reason(findings.first()?)?;
     findings.iter().all(|finding| reason(finding).as_ref() == Some(&first)).then_some(first)
-}
-
-/// Where a form's rules stand, in words.
-fn place(form: &Form) -> &'static str {
-    match form.domain {
-        Domain::Transfer => "rules of the switch (transfer)",
-        Domain::Ingress => "rules of the port (ingress)",
-    }
-}
-
-/// What else a form is, in words.
-fn describe(form: &Form) -> String {
-    let fields = match form.fields {
-        Fields::Set => "set actions",
-        Fields::Modify => "modify_field",
-    };
-    let egress = match form.egress {
-        Egress::PortId => "port_id",
-        Egress::RepresentedPort => "represented_port",
-    };
-    let guards = match (form.group, form.integrity) {
-        (0, true) => "without groups, integrity",
-        (0, false) => "without groups",
-        (_, true) => "groups, integrity",
-        (_, false) => "groups",
-    };
-    format!("{guards}, {fields}, {egress}")
 }

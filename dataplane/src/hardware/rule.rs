@@ -23,6 +23,8 @@ pub struct HardwareFlow {
     pub tags: Tags,
     /// 5-tuple that packets come in with.
     pub key: Key,
+    /// The longest packet, from the IP header on, that the rule takes; none if nothing longer than what can leave comes in.
+    pub longest: Option<u16>,
     /// Port that packets leave by.
     pub egress: u16,
     /// Destination and source MAC that packets leave with.
@@ -36,11 +38,13 @@ pub struct HardwareFlow {
 /// How long packets are, from the IP header on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lengths {
-    /// The longest that can come in: the ingress port's MTU.
+    /// The longest that can come in.
     pub may_come: u16,
     /// The longest that is known to leave in one piece: the direction's proved length, or more where control knows the
     /// route's MTU.
     pub may_leave: u16,
+    /// Whether the NIC compares lengths, so that software gets what is longer.
+    pub compared: bool,
 }
 
 /// Why no NIC may carry a direction.
@@ -102,12 +106,15 @@ impl HardwareFlow {
             return Err(Unfit::Dscp);
         }
         let may_leave = lengths.may_leave.min(fields.mtu());
-        if lengths.may_come > may_leave {
+        let longest = (lengths.may_come > may_leave).then_some(may_leave);
+        if longest.is_some_and(|longest| !lengths.compared || longest < LEAST_MTU) {
             return Err(Unfit::TooLong(Lengths { may_leave, ..lengths }));
         }
         let bytes: [u8; MAX_HEADER] = adjacency.header_bytes();
         let header = bytes.get(..fields.header_len()).ok_or(Unfit::Header)?;
-        Self::new(contexts.get(entry.context()), entry.key(), entry.leaves_as(), fields.port(), header)
+        let flow =
+            Self::new(contexts.get(entry.context()), entry.key(), entry.leaves_as(), fields.port(), header)?;
+        Ok(Self { longest, ..flow })
     }
 
     /// A direction as it comes in: for [`encode::mark`](super::encode::mark), to which nothing else matters.
@@ -123,7 +130,7 @@ impl HardwareFlow {
         }
         let (port, tags): (_, Tags) = (ingress.port(), ingress.tags().into_iter().flatten().collect());
         let (to, macs, new_tags) = (ingress.dst_mac(), [[0; 6]; 2], tags.clone());
-        Ok(Self { port, to, tags, key, egress: port, macs, new_tags, leaves_as: key })
+        Ok(Self { port, to, tags, key, longest: None, egress: port, macs, new_tags, leaves_as: key })
     }
 
     /// Puts a direction together: packets with this context and key leave by `egress` as `leaves_as`, with this L2
@@ -151,6 +158,7 @@ impl HardwareFlow {
             to: ingress.dst_mac(),
             tags: ingress.tags().into_iter().flatten().collect(),
             key,
+            longest: None,
             egress,
             macs,
             new_tags,
@@ -188,6 +196,9 @@ impl HardwareFlow {
         }
     }
 }
+
+/// The shortest that a link's longest packet may be (RFC 791).
+const LEAST_MTU: u16 = 68;
 
 /// Drop eligible indicator (IEEE 802.1Q), which no action writes.
 const DEI: u16 = 0x1000;

@@ -24,7 +24,8 @@ fn drops() -> FlowRule {
 
 fn found(port: &Port, rules: &FlowRules) -> Capabilities {
     let mac = port.mac().expect("a MAC address");
-    let probe = Probe { rules, port: port.id(), mac, egress: port.id(), queues: vec![0] };
+    let (queues, hairpins) = (vec![0], Vec::new());
+    let probe = Probe { rules, port: port.id(), mac, egress: port.id(), queues, hairpins };
     probe.run(&mut Unreachable)
 }
 

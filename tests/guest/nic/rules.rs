@@ -58,7 +58,8 @@ pub(crate) fn rules(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dy
     let before = spread(bench)?;
     let (port, mac) = (bench.nic().id(), bench.nic().mac()?);
     let queues = (0..bench.queues() as u16).collect();
-    let found = Probe { rules: &rules, port, mac, egress: port, queues }.run(&mut Unreachable);
+    let found =
+        Probe { rules: &rules, port, mac, egress: port, queues, hairpins: Vec::new() }.run(&mut Unreachable);
     report.note("tier", &format!("{}: {}", found.tier.name(), found.findings.join("; ")));
     let after = spread(bench)?;
     report.must(

@@ -151,7 +151,8 @@ fn all(report: &mut Report, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
 /// What Flyover makes of such a port.
 fn probe(report: &mut Report, bench: &Bench) -> Result<(), Box<dyn Error>> {
     let (port, mac) = (bench.port.id(), bench.port.mac()?);
-    let probe = Probe { rules: &bench.rules, port, mac, egress: port, queues: vec![0, 1] };
+    let (queues, hairpins) = (vec![0, 1], Vec::new());
+    let probe = Probe { rules: &bench.rules, port, mac, egress: port, queues, hairpins };
     let found = probe.run(&mut Unreachable);
     println!("note tier {}: {}", found.tier.name(), found.findings.join("; "));
     report.must("its tier is none", found.tier.name() == "none");

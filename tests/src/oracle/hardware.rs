@@ -1,8 +1,8 @@
 //! The third gateway: a NIC that carries flows by rules.
 //!
 //! Of every direction that may be in a NIC there is a rule, derived from the flow table, encoded for a driver and
-//! carried out by the [model](dataplane::hardware::model), once for each way to write fields and each place for rules,
-//! and once more as on a NIC without groups, where a rule is for one TTL.
+//! carried out by the [model](dataplane::hardware::model), once for each way to write fields and each place for rules, by
+//! hairpin queues too, and once more as on a NIC without groups, where a rule is for one TTL.
 //! What the NIC sends has to be what the worker and the kernel sent for the same packet, but for padding, which a NIC
 //! leaves where it is; what it gives to software has to be as it came in, and must not be a packet that the rule is
 //! there to carry.
@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use dataplane::dpdk::flow_rule::{FlowEngine, FlowError, FlowId, FlowRules};
+use dataplane::dpdk::hairpin::{self, HairpinPort};
 use dataplane::flow::{EntryState, Key};
 use dataplane::hardware::model::{Knobs, Nic, Outcome};
 use dataplane::hardware::{Domain, Egress, Fields, Form, HardwareFlow, Lengths, Ttl, Unfit, encode};
@@ -35,15 +36,19 @@ pub struct Way {
     fields: Fields,
     /// Behind guards in group 0, or in group 0 without them, for one TTL.
     group: u32,
+    /// To other ports by hairpin queues.
+    hairpin: bool,
 }
 
-const WAYS: [Way; 6] = [
-    Way { domain: Domain::Ingress, fields: Fields::Set, group: 1 },
-    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 1 },
-    Way { domain: Domain::Transfer, fields: Fields::Set, group: 1 },
-    Way { domain: Domain::Transfer, fields: Fields::Modify, group: 1 },
-    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 0 },
-    Way { domain: Domain::Transfer, fields: Fields::Set, group: 0 },
+const WAYS: [Way; 8] = [
+    Way { domain: Domain::Ingress, fields: Fields::Set, group: 1, hairpin: false },
+    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 1, hairpin: false },
+    Way { domain: Domain::Transfer, fields: Fields::Set, group: 1, hairpin: false },
+    Way { domain: Domain::Transfer, fields: Fields::Modify, group: 1, hairpin: false },
+    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 0, hairpin: false },
+    Way { domain: Domain::Transfer, fields: Fields::Set, group: 0, hairpin: false },
+    Way { domain: Domain::Ingress, fields: Fields::Set, group: 0, hairpin: true },
+    Way { domain: Domain::Ingress, fields: Fields::Modify, group: 1, hairpin: true },
 ];
 
 /// What a rule for one TTL is for while packets come with one that no rule is for.
@@ -51,12 +56,14 @@ const USUAL_TTL: u8 = 64;
 
 impl Way {
     fn form(self) -> Form {
-        let egress = match self.domain {
-            Domain::Ingress => Egress::PortId,
-            Domain::Transfer => Egress::RepresentedPort,
+        let egress = match (self.domain, self.hairpin) {
+            (_, true) => Egress::Hairpin,
+            (Domain::Ingress, false) => Egress::PortId,
+            (Domain::Transfer, false) => Egress::RepresentedPort,
         };
-        let Self { domain, fields, group } = self;
-        Form { domain, group, fields, egress, integrity: true, queues: vec![0], age_s: Some(30) }
+        let Self { domain, fields, group, hairpin: _ } = self;
+        let (queues, hairpins) = (vec![0], Vec::new());
+        Form { domain, group, fields, egress, integrity: true, queues, hairpins, age_s: Some(30) }
     }
 }
 
@@ -71,7 +78,8 @@ impl fmt::Display for Way {
             Fields::Modify => "MODIFY_FIELD",
         };
         let guards = if self.group == 0 { "without groups" } else { "behind guards" };
-        write!(f, "{domain}, {fields}, {guards}")
+        let hairpin = if self.hairpin { ", hairpin queues" } else { "" };
+        write!(f, "{domain}, {fields}, {guards}{hairpin}")
     }
 }
 
@@ -121,9 +129,17 @@ impl Card {
     /// With the guards of its ports, and, if it has such, the rule of each direction.
     fn new<'a>(way: Way, flows: impl Iterator<Item = &'a HardwareFlow>) -> Result<Self, OracleError> {
         let ports: Vec<u16> = (0..PORTS as u16).collect();
-        let nic = Nic::new(&ports, 1, Knobs { groups: way.group + 1, ..Knobs::default() });
+        let knobs = Knobs { groups: way.group + 1, hairpin: way.hairpin, ..Knobs::default() };
+        let nic = Nic::new(&ports, 1, knobs);
+        let mut form = way.form();
+        if way.hairpin {
+            let between: Vec<_> =
+                ports.iter().map(|id| HairpinPort { id: *id, rx_queues: 1, tx_queues: 1 }).collect();
+            // Those of all ports have the same numbers.
+            form.hairpins = hairpin::set_up(&*nic, &between)?.swap_remove(0);
+        }
         let of = |port: &u16| FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, *port);
-        let card = Self { way, form: way.form(), rules: ports.iter().map(of).collect(), nic };
+        let card = Self { way, form, rules: ports.iter().map(of).collect(), nic };
         for (port, rules) in ports.into_iter().zip(&card.rules) {
             for guard in encode::guards(&card.form, port) {
                 rules.create(&guard)?;
@@ -171,17 +187,19 @@ impl Hardware {
                 continue;
             }
             for way in 0..2 {
-                let with = |may_come| {
-                    let lengths = Lengths { may_come, may_leave: one.proved_length(way) };
+                let with = |may_come, compared| {
+                    let lengths = Lengths { may_come, may_leave: one.proved_length(way), compared };
                     fast.hardware_flow(number, way, lengths)
                 };
-                let longest = PORT_MTUS.into_iter().find_map(|mtu| Some((with(mtu)?.ok()?, mtu)));
+                // Of every other connection rules compare lengths.
+                let compared = number % 2 == 1;
+                let longest = PORT_MTUS.into_iter().find_map(|mtu| Some((with(mtu, compared)?.ok()?, mtu)));
                 match longest {
                     Some((flow, longest)) => {
                         rules.insert(flow.key, Rule { context: one.contexts[way], flow, longest });
                     }
                     None => {
-                        let shortest = with(PORT_MTUS[1]).and_then(Result::err);
+                        let shortest = with(PORT_MTUS[1], compared).and_then(Result::err);
                         *unfit.entry(shortest.map_or("not in the flow table", name)).or_default() += 1;
                     }
                 }
@@ -217,7 +235,8 @@ impl Hardware {
         }
         // A worker does not look at L4 checksums; a NIC does, and gives what is wrong to software.
         let is_for_it = |headers: &Headers| {
-            let comes_in = rule.is_some_and(|rule| headers.ingress == rule.context);
+            let fits = |rule: &Rule| rule.flow.longest.is_none_or(|longest| headers.l3_len <= longest);
+            let comes_in = rule.is_some_and(|rule| headers.ingress == rule.context && fits(rule));
             comes_in && !has_bad_checksum(&input.frame, headers)
         };
         let expected = match (finding, headers.filter(is_for_it)) {

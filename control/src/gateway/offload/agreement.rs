@@ -45,7 +45,8 @@ fn plane_on(nic: &Arc<Nic>) -> FlowPlane {
             let queues = FlowQueues { queues: 2, depth: 4, rules: 64 };
             rules.configure(&queues).expect("the model has queues");
         }
-        let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
+        let (queues, hairpins) = (vec![0], Vec::new());
+        let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues, hairpins };
         let found = probe.run(&mut &**nic);
         PortRules::new(id, rules, found, hotness)
     };

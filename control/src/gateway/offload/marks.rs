@@ -139,7 +139,8 @@ mod tests {
         let nic = Nic::new(&[0, 1], 3, Knobs { tier: Tier::Assist, ..Knobs::default() });
         let rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, 0);
         let queues = vec![0, 1, 2];
-        let found = Probe { rules: &rules, port: 0, mac: [2; 6], egress: 1, queues }.run(&mut &*nic);
+        let probe = Probe { rules: &rules, port: 0, mac: [2; 6], egress: 1, queues, hairpins: Vec::new() };
+        let found = probe.run(&mut &*nic);
         let mut port = PortRules::new(0, rules, found, Policy::default());
         let key = Key4 { src: 1, dst: 2, ports: 3, proto: UDP.into() };
         let flow = HardwareFlow::seen(Ingress::untagged(0, [2; 6]), Key::V4(key)).expect("can be told");

@@ -46,7 +46,7 @@ fn cannot(why: impl Into<String>) -> FlowError {
 /// How long packets of a port can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PortLengths {
-    /// The longest that can come in.
+    /// The longest without tags that can come in.
     pub(super) may_come: u16,
     /// The MTU of each interface by which packets leave by this port: the twin, and what is built on it.
     pub(super) may_leave_by: HashMap<u32, u32>,
@@ -268,17 +268,24 @@ impl Offload {
         if entry.context() == ContextTable::NONE || entry.adjacency() == AdjacencyId::NONE {
             return Err(cannot("where it comes in and how it leaves is not proved"));
         }
-        if entry.flags() & flags::REFUSE_LONGER != 0 {
+        let ingress = self.contexts.get(entry.context());
+        let port = usize::from(ingress.port());
+        let compared = self.ports.get(port).is_some_and(|port| port.capabilities.lengths);
+        if entry.flags() & flags::REFUSE_LONGER != 0 && !compared {
             return Err(cannot("longer packets were seen to come that do not leave in one piece"));
         }
-        let port = usize::from(self.contexts.get(entry.context()).port());
-        let out = usize::from(self.adjacencies.get(entry.adjacency()).fields().port());
-        let may_come = self.lengths.get(port).map_or(u16::MAX, |port| port.may_come);
-        // What was seen to leave is enough if nothing longer can come; else the routes have to say.
+        let fields = self.adjacencies.get(entry.adjacency()).fields();
+        let out = usize::from(fields.port());
+        // Tags take of the room that there is for them.
+        let tags = 4 * ingress.tags().into_iter().flatten().count() as u16;
+        let may_come = self.lengths.get(port).map_or(u16::MAX, |port| port.may_come.saturating_sub(tags));
+        // What was seen to leave is enough if nothing longer can come, or leave by this link; else the routes have to say.
         let proved = entry.proved_length();
         let leaves_as = || self.may_leave(out, &entry.leaves_as());
-        let may_leave = if proved < may_come { proved.max(leaves_as()) } else { proved };
-        let lengths = Lengths { may_come, may_leave };
+        let refuses = entry.flags() & flags::REFUSE_LONGER != 0;
+        let most = may_come.min(fields.mtu());
+        let may_leave = if proved < most && !refuses { proved.max(leaves_as()) } else { proved };
+        let lengths = Lengths { may_come, may_leave, compared };
         HardwareFlow::derive(entry, &self.contexts, &self.adjacencies, lengths)
             .map(|flow| (port, flow))
             .map_err(|unfit| cannot(unfit.to_string()))

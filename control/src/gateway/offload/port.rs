@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dataplane::dpdk::flow_rule::{FlowError, FlowId, FlowRule, FlowRules};
+use dataplane::dpdk::hairpin::Hairpin;
 use dataplane::flow::{Key, Mark};
 use dataplane::hardware::model::Nic;
 use dataplane::hardware::probe::{Capabilities, Marks, Probe, Unreachable};
@@ -62,6 +63,15 @@ pub(super) struct Site {
     /// The port that canaries leave by.
     pub(super) egress: u16,
     pub(super) queues: Vec<u16>,
+    pub(super) hairpins: Vec<Hairpin>,
+}
+
+impl Site {
+    /// What finds out about the port of this number.
+    pub(super) fn probe<'a>(&self, port: u16, rules: &'a FlowRules) -> Probe<'a> {
+        let Self { mac, egress, queues, hairpins } = self.clone();
+        Probe { rules, port, mac, egress, queues, hairpins }
+    }
 }
 
 /// Why a port has few rules.
@@ -146,8 +156,8 @@ impl PortRules {
         let Some(rules) = &self.rules else { return Err(cannot("the port carries no flows")) };
         rules.flush()?;
         self.under_way.clear();
-        if let Some(Site { mac, egress, queues }) = self.site.clone() {
-            let probe = Probe { rules, port: self.id, mac, egress, queues };
+        if let Some(site) = &self.site {
+            let probe = site.probe(self.id, rules);
             self.capabilities = match model {
                 Some(mut nic) => probe.run(&mut nic),
                 None => probe.run(&mut Unreachable),
@@ -236,7 +246,11 @@ impl PortRules {
         if tagged && !self.capabilities.tags {
             return Err(cannot("the port changes no VLAN tags"));
         }
-        Ok(encode::carry(&numbered(flow, ids)?, form, ttl_for(form, ttl)?))
+        let flow = numbered(flow, ids)?;
+        if !form.reaches(flow.egress) {
+            return Err(cannot("no hairpin queue leads to the port by which it leaves"));
+        }
+        Ok(encode::carry(&flow, form, ttl_for(form, ttl)?))
     }
 
     /// The rule that marks a direction's packets, for testpmd.
@@ -275,6 +289,7 @@ impl PortRules {
             egress: Egress::RepresentedPort,
             integrity: false,
             queues: vec![0],
+            hairpins: Vec::new(),
             age_s: None,
         });
         let mut rules = encode::guards(&form, self.id);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use dataplane::dpdk::Port;
 use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
+use dataplane::dpdk::hairpin::{self, Hairpin, HairpinPort};
 use dataplane::hardware::Tier;
 use dataplane::hardware::model::{Knobs, Nic, NicHook};
-use dataplane::hardware::probe::{Capabilities, Probe, Unreachable};
+use dataplane::hardware::probe::{Capabilities, Unreachable};
 use dataplane::hardware::scheduler::Policy;
 use dataplane::worker::{Hot, WorkerPort};
 
@@ -63,6 +64,7 @@ pub(in crate::gateway) fn prepare(
         Offload::Model => Some(put_in_model(hardware, ports, &ids, queues)?),
         Offload::Auto | Offload::Off => None,
     };
+    let (model, model_hairpins) = model.unzip();
     let mut found = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let Some(device) = &port.port else { continue };
@@ -75,10 +77,15 @@ pub(in crate::gateway) fn prepare(
             }
             None => (FlowRules::of(device), port.no_queues.clone()),
         };
+        let hairpins = match &model_hairpins {
+            Some(by_port) => by_port.get(index).cloned().unwrap_or_default(),
+            None => port.hairpins.clone(),
+        };
         let site = Site {
             mac: port.mac,
             egress: ids.get((index + 1) % ids.len()).copied().unwrap_or(device.id()),
             queues: (0..port.queues).collect(),
+            hairpins,
         };
         let nothing = |why: &str| Capabilities::nothing(vec![why.to_owned()]);
         let mut capabilities = if hardware.offload == Offload::Off {
@@ -88,14 +95,13 @@ pub(in crate::gateway) fn prepare(
         } else {
             // What a gateway that was killed may have left.
             let _ = rules.flush();
-            let Site { mac, egress, queues } = site.clone();
-            let probe = Probe { rules: &rules, port: device.id(), mac, egress, queues };
+            let probe = site.probe(device.id(), &rules);
             match &model {
                 Some(nic) => probe.run(&mut &**nic),
                 None => delivered(probe.run(&mut Unreachable), device.marks_refused()),
             }
         };
-        capabilities.findings.extend(no_queues);
+        capabilities.findings.extend(no_queues.into_iter().chain(port.no_hairpins.clone()));
         tracing::info!(
             port = port.config.name,
             tier = capabilities.tier.name(),
@@ -147,16 +153,22 @@ fn put_in_model(
     ports: &[GatewayPort],
     ids: &[u16],
     queues: &mut [Vec<WorkerPort>],
-) -> Result<Arc<Nic>, GatewayError> {
+) -> Result<(Arc<Nic>, Vec<Vec<Hairpin>>), GatewayError> {
     let most = ports.iter().map(|port| port.queues).max().unwrap_or(1);
     let knobs = Knobs {
         tier: tier(hardware.model.tier),
         capacity: hardware.model.capacity as usize,
         has_queues: hardware.model.queues,
         groups: if hardware.model.groups { Knobs::default().groups } else { 1 },
+        hairpin: hardware.model.hairpin,
+        lengths: hardware.model.lengths,
         ..Knobs::default()
     };
     let nic = Nic::new(ids, most, knobs);
+    let between: Vec<HairpinPort> =
+        ids.iter().map(|id| HairpinPort { id: *id, rx_queues: most, tx_queues: most }).collect();
+    // Without them it has other ways to another port.
+    let hairpins = hairpin::set_up(&*nic, &between).unwrap_or_default();
     for worker in queues {
         for at in 0..worker.len() {
             let shared = worker.iter_mut().map(|port| port.tx.share()).collect();
@@ -166,5 +178,5 @@ fn put_in_model(
                 .map_err(|source| GatewayError::Loop { what: "model NIC", source: source.into() })?;
         }
     }
-    Ok(nic)
+    Ok((nic, hairpins))
 }

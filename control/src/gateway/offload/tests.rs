@@ -1,225 +1,25 @@
 //! The flow table's writes, and what becomes of rules by them, before a model NIC with faults.
 
 mod audit;
+mod hairpins;
 mod queues;
+mod rig;
 
-use std::collections::HashSet;
-use std::sync::atomic::AtomicU32;
-
-use dataplane::dpdk::flow_rule::{FlowEngine, FlowQueues, FlowRules};
-use dataplane::flow::{FiveTuple, Placement, TableConfig, UDP};
 use dataplane::hardware::model::{Call, Knobs, Latency, Outcome, Stuck};
-use dataplane::hardware::probe::Probe;
-use dataplane::hardware::scheduler::Policy;
-use dataplane::packet::{Ingress, L2Header};
-use dataplane::punt::Proof;
 use proptest::prelude::*;
 use proptest::sample::select;
+use rig::tuples;
+
+pub(super) use rig::{Rig, WAYS, frame_of};
 
 use super::counts::COUNT_EVERY;
-use super::port::Site;
 use super::*;
-use crate::gateway::plane::FlowPlane;
 use crate::tracker::Plane;
 
 const PORTS: [u16; 2] = [0, 1];
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOT: u64 = 1000;
 const TO_SOFTWARE: Outcome = Outcome::Software { mark: None, queue: None };
-
-fn tuples(number: u8) -> [Key; 2] {
-    let ip = |text: &str| text.parse().expect("address");
-    let (inside, outside, seen) = (ip("10.0.0.2"), ip("192.0.2.9"), ip("192.0.2.1"));
-    let sport = 4000 + u16::from(number);
-    let orig = FiveTuple { proto: UDP, src: inside, dst: outside, sport, dport: 80 };
-    let reply = FiveTuple { proto: UDP, src: outside, dst: seen, sport: 80, dport: sport };
-    [orig, reply].map(|tuple| Key::from_tuple(&tuple).expect("one family"))
-}
-
-/// Rules one by one, and through queues.
-pub(super) const WAYS: [bool; 2] = [false, true];
-
-pub(super) struct Rig {
-    pub(super) plane: FlowPlane,
-    pub(super) nic: Arc<Nic>,
-    guards: usize,
-    pub(super) flows: HashMap<u8, [FlowRef; 2]>,
-    now: u64,
-    /// Rules that the NIC was made to forget.
-    lost: HashSet<(usize, u64)>,
-    /// That packets come in with.
-    ttl: u8,
-}
-
-impl Rig {
-    fn new(by_queue: bool) -> Self {
-        Self::with(by_queue, Knobs::default())
-    }
-
-    fn with(by_queue: bool, knobs: Knobs) -> Self {
-        let Knobs { queues_alone, groups, .. } = knobs;
-        Self::probed(by_queue, Knobs { queues_alone, groups, ..Knobs::default() }, knobs)
-    }
-
-    /// Before a NIC that behaved otherwise when it was probed.
-    pub(super) fn probed(by_queue: bool, at_start: Knobs, knobs: Knobs) -> Self {
-        let nic = Nic::new(&PORTS, 1, at_start);
-        let policy = Policy { hot: HOT, residence: 0, retry: 100, retry_most: 200, ..Policy::default() };
-        let port = |id: u16| {
-            let mut rules = FlowRules::of_engine(Arc::clone(&nic) as Arc<dyn FlowEngine>, id);
-            if by_queue {
-                let queues = FlowQueues { queues: 2, depth: 8, rules: 64 };
-                rules.configure(&queues).expect("the model has queues");
-            }
-            let probe = Probe { rules: &rules, port: id, mac: GATEWAY, egress: 1 - id, queues: vec![0] };
-            let found = probe.run(&mut &*nic);
-            let site = Site { mac: GATEWAY, egress: 1 - id, queues: vec![0] };
-            PortRules::new(id, rules, found, policy).at(site)
-        };
-        let hardware =
-            Hardware { ports: PORTS.map(port).into(), hot: Hot::default(), model: Some(Arc::clone(&nic)) };
-        let placement = Placement::default();
-        let (table, writer) = FlowTable::create(TableConfig::new(64)).expect("memory");
-        let (adjacency_table, adjacencies) =
-            AdjacencyTable::create(64, table.qsbr(), placement).expect("memory");
-        let (context_table, contexts) = ContextTable::create(table.qsbr(), placement).expect("memory");
-        let mut offload = Offload::new(hardware, (&table, &context_table, &adjacency_table));
-        offload.set_patience(Duration::from_micros(100), Duration::from_millis(1));
-        let lengths = PortLengths { may_come: 1500, may_leave_by: HashMap::new() };
-        offload.set_lengths(vec![lengths.clone(), lengths]);
-        let guards = nic.rules();
-        nic.set(|now| *now = knobs);
-        let epoch = Arc::new(AtomicU32::new(1));
-        let plane = FlowPlane {
-            table,
-            writer,
-            adjacencies,
-            contexts,
-            adjacency_table,
-            context_table,
-            epoch,
-            offload,
-        };
-        Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new(), ttl: 64 }
-    }
-
-    pub(super) fn insert(&mut self, number: u8) -> bool {
-        let [orig, reply] = tuples(number);
-        match self.plane.insert(&orig, &reply, number.into()) {
-            Ok(flows) => self.flows.insert(number, flows).is_none(),
-            Err(_) => false,
-        }
-    }
-
-    pub(super) fn remove(&mut self, number: u8) {
-        if let Some(flows) = self.flows.remove(&number) {
-            self.plane.remove(flows);
-        }
-    }
-
-    /// The kernel has forwarded the longest packet that can come.
-    pub(super) fn prove(&mut self, number: u8, dir: usize) {
-        self.prove_by(number, dir, dir as u16);
-    }
-
-    /// It came in by this port.
-    pub(super) fn prove_by(&mut self, number: u8, dir: usize, port: u16) {
-        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
-        let mut frame = [0_u8; 60];
-        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
-        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
-        let proof = Proof {
-            flow,
-            ingress: Ingress::untagged(port, GATEWAY),
-            egress_port: 1 - port,
-            l2: L2Header::learn(&frame).expect("an IPv4 frame"),
-            l3_len: 1500,
-            overtook: 0,
-            decrements_ttl: true,
-            epoch: 1,
-        };
-        self.plane.forward(&proof);
-        self.plane.set_length(flow, 1500, false);
-        self.plane.set_state(flow, EntryState::Software);
-    }
-
-    /// Workers carry so many packets that the direction is hot, and tell of it.
-    pub(super) fn heat(&mut self, number: u8, dir: usize) {
-        for _ in 0..2 {
-            self.count(number, dir);
-            self.pass(200);
-        }
-    }
-
-    /// The same, but no time passes.
-    fn count(&mut self, number: u8, dir: usize) {
-        let Some(flow) = self.flows.get(&number).map(|flows| flows[dir]) else { return };
-        if let Some(slot) = self.plane.table.resolve(flow) {
-            for _ in 0..HOT {
-                self.plane.table.entry(slot).count(100, self.now as u32);
-            }
-        }
-        self.plane.offload.consider(Told { flow, ttl: self.ttl, worker: 0 });
-    }
-
-    pub(super) fn pass(&mut self, millis: u64) {
-        self.now += millis;
-        self.plane.offload.tick(self.now);
-        self.plane.reclaim();
-    }
-
-    pub(super) fn rules(&self) -> usize {
-        self.nic.rules() - self.guards
-    }
-
-    fn flies(&self, flow: FlowRef) -> bool {
-        self.plane.table.resolve(flow).is_some() && self.plane.state(flow) == EntryState::Software
-    }
-
-    /// Rules that the NIC has are known, and those of directions that do not fly are on their way out.
-    fn check(&self) {
-        let offload = &self.plane.offload;
-        let with_rule = offload.placed.values().filter(|placed| placed.rule.is_some());
-        let known: HashSet<(usize, u64)> =
-            with_rule.clone().filter_map(|placed| Some((placed.port, placed.rule?.number()))).collect();
-        let mut held = HashSet::new();
-        for (index, port) in offload.ports.iter().enumerate() {
-            let guards = port.guards().iter().map(|guard| guard.number());
-            held.extend(port.rules().expect("it carries").held().into_iter().map(|number| (index, number)));
-            guards.for_each(|guard| assert!(held.remove(&(index, guard))));
-        }
-        assert_eq!(held.len(), self.rules());
-        let strange: Vec<_> = held.difference(&known).collect();
-        assert!(strange.is_empty(), "{strange:?} {:?}", offload.placed);
-        let missing = known.difference(&held).find(|missing| !self.lost.contains(missing));
-        assert_eq!(missing, None, "{:?}", offload.placed);
-        for placed in with_rule {
-            let port = &offload.ports[placed.port];
-            let by_queue = placed.rule.is_some_and(FlowId::is_queued);
-            let leaving = match port.scheduler.whereabouts(name(placed.flow)) {
-                Whereabouts::ComingOut(error) => error.is_some() || by_queue,
-                // Out as soon as it is in.
-                Whereabouts::GoingIn => !port.under_way.is_empty(),
-                _ => false,
-            };
-            // One whose direction is over goes with the next orders.
-            let is_over = offload.haunted.contains_key(&placed.key);
-            assert!(self.flies(placed.flow) || leaving || is_over, "{placed:?}");
-            let counted = offload.to_count.iter().filter(|(_, _, rule)| placed.rule == Some(*rule));
-            assert_eq!(counted.count(), usize::from(placed.is_in), "{placed:?}");
-        }
-        let counts = |placed: &&Placed| placed.counts;
-        assert_eq!(offload.carried(), offload.placed.values().filter(counts).count() as u64);
-    }
-
-    /// Connections that NICs carry, by looking at all.
-    fn carried(&self) -> usize {
-        let offload = &self.plane.offload;
-        let carried =
-            |flows: &&[FlowRef; 2]| flows.iter().any(|flow| offload.has(*flow) && offload.carries(*flow));
-        self.flows.values().filter(carried).count()
-    }
-}
 
 #[test]
 fn a_hot_direction_goes_in_and_leaves_before_it_changes() {
@@ -269,7 +69,7 @@ fn a_direction_that_comes_in_elsewhere_leaves_there() {
 #[test]
 fn only_what_flies_and_fits_goes_in() {
     for by_queue in WAYS {
-        let mut rig = Rig::new(by_queue);
+        let mut rig = Rig::with(by_queue, Knobs { lengths: false, ..Knobs::default() });
         rig.insert(1);
         rig.heat(1, 0);
         assert_eq!(rig.rules(), 0, "not proved");
@@ -285,6 +85,42 @@ fn only_what_flies_and_fits_goes_in() {
         rig.pass(1_000);
         rig.heat(1, 0);
         assert_eq!(rig.rules(), 1);
+    }
+}
+
+#[test]
+fn what_is_too_long_to_leave_goes_to_software_where_the_nic_compares_lengths() {
+    let of_length = |length: u16| {
+        let mut frame = frame_of(1);
+        frame.resize(14 + usize::from(length), 0);
+        frame[16..18].copy_from_slice(&length.to_be_bytes());
+        frame[38..40].copy_from_slice(&(length - 20).to_be_bytes());
+        let sum = dataplane::packet::checksum::compute(&[&frame[14..24], &[0, 0], &frame[26..34]].concat());
+        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+        frame
+    };
+    for by_queue in WAYS {
+        let mut rig = Rig::new(by_queue);
+        let lengths = PortLengths { may_come: 1508, may_leave_by: HashMap::new() };
+        rig.plane.offload.set_lengths(vec![lengths.clone(), lengths]);
+        rig.insert(1);
+        rig.prove(1, 0);
+        rig.heat(1, 0);
+        let flow = rig.flows[&1][0];
+        assert!(rig.plane.offload.has(flow), "{:?}", rig.plane.offload.why_not(flow));
+        for (length, outcome) in
+            [(1500, Outcome::Sent(1)), (1501, TO_SOFTWARE), (1504, TO_SOFTWARE), (1508, TO_SOFTWARE)]
+        {
+            assert_eq!(rig.nic.process(0, &mut of_length(length)), outcome, "{length}");
+        }
+        // Longer ones were seen to be fragmented: they come to workers, one by one.
+        rig.plane.set_state(flow, EntryState::Candidate);
+        rig.prove(1, 0);
+        rig.plane.set_length(flow, 1400, true);
+        rig.heat(1, 0);
+        assert!(rig.plane.offload.has(flow), "{:?}", rig.plane.offload.why_not(flow));
+        assert_eq!(rig.nic.process(0, &mut of_length(1400)), Outcome::Sent(1));
+        assert_eq!(rig.nic.process(0, &mut of_length(1401)), TO_SOFTWARE);
     }
 }
 
@@ -380,24 +216,6 @@ fn no_rule_stays_behind() {
         drop(rig);
         assert_eq!(nic.rules(), 0, "guards included");
     }
-}
-
-/// A packet of the original direction.
-pub(super) fn frame_of(number: u8) -> Vec<u8> {
-    let mut frame = vec![0; 14 + 28];
-    frame[..6].copy_from_slice(&GATEWAY);
-    frame[12..14].copy_from_slice(&[8, 0]);
-    let ip = &mut frame[14..];
-    ip[..4].copy_from_slice(&[0x45, 0, 0, 28]);
-    ip[8..10].copy_from_slice(&[64, 17]);
-    ip[12..20].copy_from_slice(&[10, 0, 0, 2, 192, 0, 2, 9]);
-    let sum =
-        ip[..20].chunks(2).fold(0_u32, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ip[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    ip[20..22].copy_from_slice(&(4000 + u16::from(number)).to_be_bytes());
-    ip[22..26].copy_from_slice(&[0, 80, 0, 8]);
-    frame
 }
 
 #[derive(Clone, Debug)]

@@ -1,4 +1,7 @@
-//! A gateway as [`Tracker`] knows it, between the wire and the model kernel: workers, punt threads, control's loop.
+//! A gateway as [`Tracker`] knows it, between the wire and the model kernel: workers, punt threads, and [control's
+//! loop](control).
+
+mod control;
 
 use std::collections::HashMap;
 
@@ -7,10 +10,9 @@ use dataplane::packet::{Ingress, L2Header};
 use dataplane::punt::{Observation, Proof};
 
 use super::air::{Air, ByNic};
-use super::channel::{Channel, Faults, Lane, Message};
-use super::kernel::{Direction, Event, HOSTS, Kernel, Kind, Sent, client_of, orig};
-use crate::netlink::conntrack::{ConntrackEntry, Zones};
-use crate::tracker::{Action, Changed, Millis, Policy, Source, TICK, Timing, Tracker};
+use super::channel::{Channel, Faults};
+use super::kernel::{Direction, HOSTS, Kernel, Kind, Sent, client_of, orig};
+use crate::tracker::{Changed, Millis, Policy, TICK, Timing, Tracker};
 
 /// How long a packet may take through the kernel.
 const PATIENCE: Millis = TICK;
@@ -364,109 +366,6 @@ impl<A: Air> World<A> {
             decrements_ttl: true,
             epoch: print.epoch,
         })
-    }
-
-    /// One round of control's loop: the kernel's word first.
-    fn control(&mut self) {
-        let rank = |message: &Message| match message {
-            Message::Change(..) | Message::Changes(_) => 0,
-            Message::Event(..) | Message::Overrun => 1,
-            Message::DumpPart(_) | Message::DumpEnd { .. } | Message::Answer(..) => 2,
-            Message::Observation(_) => 3,
-        };
-        let mut arrived = self.channel.arrived(self.now);
-        arrived.sort_by_key(rank);
-        for message in arrived {
-            self.heard(message);
-            self.check();
-        }
-        self.tracker.tick(self.now, &mut self.plane);
-        self.act();
-        self.check();
-        self.go_on_dumping();
-    }
-
-    fn heard(&mut self, message: Message) {
-        let (now, plane) = (self.now, &mut self.plane);
-        match message {
-            Message::Change(number, changed) => {
-                self.tracker.changed(now, changed, plane);
-                self.knows(number);
-            }
-            Message::Changes(number) => {
-                self.tracker.changed(now, Changed::Anything, plane);
-                self.knows(number);
-            }
-            Message::Event(Event::Update, entry) => {
-                self.tracker.entry(now, &entry, Source::Event, plane);
-            }
-            Message::Event(Event::Destroy, entry) => {
-                self.tracker.destroyed(now, &entry, plane);
-                let known = self.tracker.find(now, &entry.orig, &self.plane);
-                assert!(known.is_none_or(|view| view.id != entry.id), "known though it was destroyed");
-            }
-            Message::Overrun => self.dump(),
-            Message::DumpPart(entries) => {
-                for entry in &entries {
-                    self.tracker.entry(now, entry, Source::Dump, plane);
-                }
-            }
-            Message::DumpEnd { whole } => {
-                self.dump_stage = 0;
-                if whole {
-                    self.tracker.dump_finished(plane);
-                }
-                if !whole || self.dump_again {
-                    self.dump();
-                }
-            }
-            Message::Answer(_, Some(entry)) => {
-                self.tracker.entry(now, &entry, Source::Answer, plane);
-            }
-            Message::Answer(tuple, None) => self.tracker.not_found(&tuple, Zones::default(), plane),
-            Message::Observation(observation) => self.tracker.observe(now, observation, plane),
-        }
-        self.act();
-    }
-
-    fn knows(&mut self, number: usize) {
-        let now = self.now;
-        self.told.iter_mut().take(number + 1).for_each(|told| *told = told.or(Some(now)));
-    }
-
-    fn act(&mut self) {
-        let actions: Vec<Action> = self.tracker.actions().collect();
-        for action in actions {
-            match action {
-                Action::Timeout { orig, timeout_s, liberal, .. } => {
-                    let known = self.tracker.find(self.now, &orig, &self.plane).map(|view| view.id);
-                    self.kernel.hit(&orig, known);
-                    self.kernel.set_timeout(self.now, &orig, timeout_s, liberal);
-                }
-                Action::Ask { tuple, .. } => {
-                    let answer = self.kernel.get(self.now, &tuple);
-                    self.channel.send(self.now, Lane::Answers, Message::Answer(tuple, answer));
-                }
-                Action::Settle(flow) => self.settling.push((flow, self.now + PATIENCE)),
-            }
-        }
-    }
-
-    fn go_on_dumping(&mut self) {
-        let half = |entries: Vec<ConntrackEntry>, second: bool| {
-            let lies = move |e: &ConntrackEntry| (e.id % 2 == 1) == second;
-            Message::DumpPart(entries.into_iter().filter(lies).collect())
-        };
-        let entries = self.kernel.dump(self.now);
-        if let stage @ (1 | 2) = self.dump_stage {
-            self.channel.send(self.now, Lane::Answers, half(entries, stage == 2));
-            self.dump_stage += 1;
-            let whole = stage == 2;
-            if whole || self.channel.crowded() {
-                self.channel.send(self.now, Lane::Answers, Message::DumpEnd { whole });
-                self.dump_stage = 3;
-            }
-        }
     }
 
     fn release_held(&mut self) {

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use super::{FlowError, RuleView};
+use crate::dpdk::Direction;
+use crate::dpdk::hairpin::{HairpinConf, HairpinLimits};
 
 /// What a rule has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,8 +75,8 @@ pub struct Completion {
     pub status: OpStatus,
 }
 
-/// What stands in for a driver. Its calls are those of `rte_flow.h`, and mean the same; rules are named by numbers of the
-/// engine's choice.
+/// What stands in for a driver. Its calls are those of `rte_flow.h`, and those of `rte_ethdev.h` for queues that rules send
+/// to, and mean the same; rules are named by numbers of the engine's choice.
 pub trait FlowEngine: Send + Sync + fmt::Debug {
     /// `rte_flow_validate`.
     fn validate(&self, port: u16, rule: &RuleView<'_>) -> Result<(), FlowError>;
@@ -120,4 +122,19 @@ pub trait FlowEngine: Send + Sync + fmt::Debug {
 
     /// `rte_flow_pull`: adds at most so many operations that have ended, in any order.
     fn pull(&self, port: u16, queue: u16, most: usize, ended: &mut Vec<Completion>) -> Result<(), FlowError>;
+
+    /// `rte_eth_dev_hairpin_capability_get`.
+    fn hairpin_limits(&self, port: u16) -> Result<HairpinLimits, FlowError>;
+
+    /// `rte_eth_rx_hairpin_queue_setup` or `rte_eth_tx_hairpin_queue_setup`.
+    fn set_up_hairpin(
+        &self,
+        port: u16,
+        direction: Direction,
+        queue: u16,
+        conf: &HairpinConf,
+    ) -> Result<(), FlowError>;
+
+    /// `rte_eth_hairpin_bind`: what is received by `rx` leaves by `tx`.
+    fn bind_hairpin(&self, tx: u16, rx: u16) -> Result<(), FlowError>;
 }

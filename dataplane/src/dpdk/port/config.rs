@@ -7,6 +7,7 @@ use dpdk_sys as sys;
 use super::marks::Marks;
 use super::{Direction, Inner, Phase, Port, PortError, SendMut};
 use crate::dpdk::Mempool;
+use crate::dpdk::hairpin::HairpinQueues;
 
 /// Ethernet header, two VLAN tags, and the checksum that some drivers count.
 const FRAME_OVERHEAD: u32 = 14 + 2 * 4 + 4;
@@ -33,6 +34,8 @@ pub struct PortConfig<'a> {
     pub rx_checksum: bool,
     /// Let the receive queues be [armed](super::RxQueue::arm), where the driver can.
     pub rx_interrupts: bool,
+    /// Queues behind these whose packets no core sees.
+    pub hairpins: HairpinQueues,
     /// Where received packets are put.
     pub pool: &'a Mempool,
 }
@@ -49,6 +52,7 @@ impl<'a> PortConfig<'a> {
             rss: true,
             rx_checksum: true,
             rx_interrupts: false,
+            hairpins: HairpinQueues::default(),
             pool,
         }
     }
@@ -63,8 +67,17 @@ impl Port {
             return Err(PortError::Started(inner.name.clone()));
         }
         let info = inner.info()?;
-        inner.check_queues(Direction::Receive, config.rx_queues, info.max_rx_queues)?;
-        inner.check_queues(Direction::Transmit, config.tx_queues, info.max_tx_queues)?;
+        let HairpinQueues { rx: rx_hairpins, tx: tx_hairpins } = &config.hairpins;
+        let (rx_queues, tx_queues) = (config.rx_queues, config.tx_queues);
+        let all_rx = rx_queues.saturating_add(u16::try_from(rx_hairpins.len()).unwrap_or(u16::MAX));
+        let all_tx = tx_queues.saturating_add(u16::try_from(tx_hairpins.len()).unwrap_or(u16::MAX));
+        for (direction, software, all, limit) in [
+            (Direction::Receive, rx_queues, all_rx, info.max_rx_queues),
+            (Direction::Transmit, tx_queues, all_tx, info.max_tx_queues),
+        ] {
+            inner.check_queues(direction, software, limit)?;
+            inner.check_queues(direction, all, limit)?;
+        }
         if let Some(asked) = config.mtu {
             inner.check_mtu(asked, &info)?;
         }
@@ -80,11 +93,10 @@ impl Port {
 
         // Until this succeeds the device is in no state to start.
         state.phase = Phase::Attached;
-        let (rx_queues, tx_queues) = (config.rx_queues, config.tx_queues);
         let conf = SendMut(&raw mut conf);
         // SAFETY: the port is stopped, its control calls are locked, and `conf` is valid.
         inner.call("configure", move |id| unsafe {
-            sys::rte_eth_dev_configure(id, rx_queues, tx_queues, conf.get())
+            sys::rte_eth_dev_configure(id, all_rx, all_tx, conf.get())
         })?;
 
         let (mut rx_descriptors, mut tx_descriptors) = (config.rx_descriptors, config.tx_descriptors);
@@ -111,6 +123,7 @@ impl Port {
                 unsafe { sys::rte_eth_tx_queue_setup(id, queue, tx_descriptors, socket, ptr::null()) }
             })
         })?;
+        inner.set_up_hairpins(config, rx_descriptors, tx_descriptors)?;
         state.rx_queues = rx_queues;
         state.tx_queues = tx_queues;
         state.frame_limit = frame_limit;
@@ -142,6 +155,28 @@ impl Port {
 }
 
 impl Inner {
+    /// Sets up queues behind those of software, with as many descriptors.
+    fn set_up_hairpins(
+        &self,
+        config: &PortConfig<'_>,
+        rx_descriptors: u16,
+        tx_descriptors: u16,
+    ) -> Result<(), PortError> {
+        for (conf, queue) in config.hairpins.rx.iter().zip(config.rx_queues..) {
+            // SAFETY: the port is configured with this queue; the driver copies what it keeps of `conf`.
+            self.call("hairpin receive queues", |id| unsafe {
+                sys::rte_eth_rx_hairpin_queue_setup(id, queue, rx_descriptors, conf.as_ptr())
+            })?;
+        }
+        for (conf, queue) in config.hairpins.tx.iter().zip(config.tx_queues..) {
+            // SAFETY: as above.
+            self.call("hairpin transmit queues", |id| unsafe {
+                sys::rte_eth_tx_hairpin_queue_setup(id, queue, tx_descriptors, conf.as_ptr())
+            })?;
+        }
+        Ok(())
+    }
+
     fn check_queues(&self, direction: Direction, asked: u16, limit: u16) -> Result<(), PortError> {
         if (1..=limit).contains(&asked) {
             return Ok(());

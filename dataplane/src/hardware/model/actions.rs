@@ -316,11 +316,14 @@ impl List<'_> {
             ActionKind::QUEUE | ActionKind::RSS if on_switch => {
                 return refuse(ErrorKind::Action, "the switch has no receive queues");
             }
-            ActionKind::QUEUE => Fate::Software(Some(u16::from_ne_bytes(fixed(conf)?)).filter(is_queue)),
+            ActionKind::QUEUE => self.queue(u16::from_ne_bytes(fixed(conf)?))?,
             ActionKind::RSS if action.queues.is_empty() || !action.queues.iter().all(is_queue) => {
                 return refuse(ErrorKind::ActionConf, "there is no such receive queue");
             }
             ActionKind::RSS => Fate::Software(None),
+            ActionKind::PORT_ID | ActionKind::REPRESENTED_PORT if limits.hairpins.is_some() => {
+                return unsupported(ErrorKind::Action, "packets go to another port by hairpin queues alone");
+            }
             ActionKind::PORT_REPRESENTOR if !on_switch => {
                 return refuse(ErrorKind::Action, "a port's representor is reached through the switch alone");
             }
@@ -338,11 +341,18 @@ impl List<'_> {
             }
             _ => Fate::Port(self.port(u16::from_ne_bytes(fixed(conf)?))?),
         });
-        match (&self.fate, action.kind) {
-            (Some(Fate::Software(None)), ActionKind::QUEUE) => {
-                refuse(ErrorKind::ActionConf, "there is no such receive queue")
-            }
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// What is sent to a receive queue: one of software's, or one whose peer sends it on.
+    fn queue(&self, queue: u16) -> Result<Fate, FlowError> {
+        if queue < self.limits.queues {
+            return Ok(Fate::Software(Some(queue)));
+        }
+        let end = self.place.port.map(|port| (port, queue));
+        match end.zip(self.limits.hairpins).and_then(|(end, hairpins)| hairpins.leads_to(end)) {
+            Some(to) => Ok(Fate::Port(to?)),
+            None => refuse(ErrorKind::ActionConf, "there is no such receive queue"),
         }
     }
 

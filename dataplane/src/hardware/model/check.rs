@@ -1,6 +1,6 @@
 //! What the model NIC takes and what it refuses: as strict as the strictest driver, part by part.
 //!
-//! Rules of thumb behind this, each of some driver: contents and masks come together, ranges are not known, a mask asks for
+//! Rules of thumb behind this, each of some driver: contents and masks come together, no ranges are known but of lengths, a mask asks for
 //! a whole number or nothing (addresses by prefix), no value has bits outside of its mask, what a pattern says twice must
 //! agree, actions come in the order in which they are carried out, and none twice.
 
@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::super::Tier;
 use super::actions::{Actions, actions};
+use super::hairpin::Hairpins;
 use super::rule::{Checked, Content, Fate, Layer, Place, Shape, key_of};
 use crate::dpdk::flow_rule::{ErrorKind, FlowError, ItemKind, RawItem, RuleView};
 
@@ -19,6 +20,10 @@ pub(super) struct Limits<'a> {
     pub(super) queues: u16,
     pub(super) groups: u32,
     pub(super) priorities: u32,
+    /// Where they are the only way to another port.
+    pub(super) hairpins: Option<&'a Hairpins>,
+    /// Whether lengths are compared, by range.
+    pub(super) lengths: bool,
 }
 
 const MOST_ITEMS: usize = 12;
@@ -48,7 +53,8 @@ pub(super) fn check(port: u16, view: &RuleView<'_>, limits: &Limits<'_>) -> Resu
     };
     let Actions { steps, mark, counts, age_s, fate } = done;
     let priority = view.attr().priority;
-    Ok(Checked { place, priority, shape: pattern.shape, key, steps, mark, counts, age_s, fate })
+    let Pattern { shape, lengths, .. } = pattern;
+    Ok(Checked { place, priority, shape, key, lengths, steps, mark, counts, age_s, fate })
 }
 
 fn attributes(port: u16, view: &RuleView<'_>, limits: &Limits<'_>) -> Result<Place, FlowError> {
@@ -65,7 +71,7 @@ fn attributes(port: u16, view: &RuleView<'_>, limits: &Limits<'_>) -> Result<Pla
     if attr.ingress == attr.transfer {
         return refuse(ErrorKind::Attributes, "a rule is either for ingress or for transfer");
     }
-    if attr.transfer && limits.tier == Tier::Assist {
+    if attr.transfer && (limits.tier == Tier::Assist || limits.hairpins.is_some()) {
         return unsupported(ErrorKind::Transfer, "there is no switch in this NIC");
     }
     if attr.group >= limits.groups || limits.tier == Tier::Assist && attr.group > 0 {
@@ -81,6 +87,7 @@ fn attributes(port: u16, view: &RuleView<'_>, limits: &Limits<'_>) -> Result<Pla
 pub(super) struct Pattern {
     shape: Shape,
     specs: Vec<(Layer, Content)>,
+    lengths: Option<(u16, u16)>,
     pub(super) tags: u8,
     pub(super) ip: Option<Layer>,
     pub(super) l4: Option<Layer>,
@@ -90,14 +97,16 @@ fn items(view: &RuleView<'_>, place: Place, limits: &Limits<'_>) -> Result<Patte
     if !view.ends()[0] || view.items().len() > MOST_ITEMS {
         return refuse(ErrorKind::ItemCount, "the pattern has no end, or too many items");
     }
-    let mut pattern = Pattern { shape: Vec::new(), specs: Vec::new(), tags: 0, ip: None, l4: None };
+    let mut pattern =
+        Pattern { shape: Vec::new(), specs: Vec::new(), lengths: None, tags: 0, ip: None, l4: None };
     let mut last: Option<Layer> = None;
     for item in view.items().iter().filter(|item| item.kind != ItemKind::VOID) {
         let layer = layer(item, pattern.tags)?;
         if !may_follow(last, layer, place) {
             return refuse(ErrorKind::Item, "items are not in the order of the headers");
         }
-        let (spec, mask) = contents(item, layer)?;
+        let (spec, mask, range) = contents(item, layer, limits)?;
+        pattern.lengths = pattern.lengths.or(range);
         if layer == Layer::Port {
             let id = u16::from_ne_bytes([spec[0], spec[1]]);
             if mask[..2] != [0xff; 2] || !limits.ports.contains(&id) {
@@ -170,7 +179,7 @@ fn fields(layer: Layer) -> &'static [(usize, usize, Grain)] {
         }
         // Tag control information by bit: priority, DEI and id are three fields.
         Layer::Tag(_) => &[(0, 2, Grain::Bits), (2, 2, Grain::Whole), (4, 1, Grain::Bits)],
-        // Not the total length, the identification and the checksum.
+        // Not the identification and the checksum; the total length by range alone.
         Layer::Ipv4 => &[
             (0, 1, Grain::Bits),
             (1, 1, Grain::Bits),
@@ -180,7 +189,7 @@ fn fields(layer: Layer) -> &'static [(usize, usize, Grain)] {
             (12, 4, Grain::Prefix),
             (16, 4, Grain::Prefix),
         ],
-        // Not traffic class, flow label and length.
+        // Not traffic class and flow label; the length by range alone.
         Layer::Ipv6 => &[
             (6, 1, Grain::Whole),
             (7, 1, Grain::Whole),
@@ -210,11 +219,20 @@ fn is_allowed(mask: &[u8], grain: Grain) -> bool {
     }
 }
 
-fn contents(item: &RawItem<'_>, layer: Layer) -> Result<(Content, Content), FlowError> {
+/// Values and mask of an item, and the range of lengths that it asks for.
+type Contents = (Content, Content, Option<(u16, u16)>);
+
+fn contents(item: &RawItem<'_>, layer: Layer, limits: &Limits<'_>) -> Result<Contents, FlowError> {
     let nothing = layer.of_item(&[]);
     let (spec, mask) = match (item.spec, item.mask, item.last) {
+        (None, None, None) => return Ok((nothing, nothing, None)),
+        (Some(spec), Some(mask), Some(last)) => {
+            let (spec, mask, range) = range(layer, [spec, mask, last], limits)?;
+            let plain = RawItem { kind: item.kind, spec: Some(&spec), last: None, mask: Some(&mask) };
+            let (spec, mask, _) = contents(&plain, layer, limits)?;
+            return Ok((spec, mask, Some(range)));
+        }
         (_, _, Some(_)) => return unsupported(ErrorKind::ItemLast, "ranges are not supported"),
-        (None, None, None) => return Ok((nothing, nothing)),
         (None, Some(_), None) => return refuse(ErrorKind::ItemSpec, "a mask without a value"),
         (Some(_), None, None) => return refuse(ErrorKind::ItemMask, "a value without a mask"),
         (Some(spec), Some(mask), None) => (spec, mask),
@@ -236,7 +254,37 @@ fn contents(item: &RawItem<'_>, layer: Layer) -> Result<(Content, Content), Flow
     if content.iter().zip(&known).any(|(spec, mask)| spec & !mask != 0) {
         return refuse(ErrorKind::ItemSpec, "the value has bits outside of its mask");
     }
-    Ok((content, known))
+    Ok((content, known, None))
+}
+
+/// Values, mask, and a range beside them.
+type Ranged = (Vec<u8>, Vec<u8>, (u16, u16));
+
+/// Values and mask without the length of an IP header, and the range that it has to be in.
+fn range(layer: Layer, [spec, mask, last]: [&[u8]; 3], limits: &Limits<'_>) -> Result<Ranged, FlowError> {
+    let at = match layer {
+        Layer::Ipv4 if limits.lengths => 2,
+        Layer::Ipv6 if limits.lengths => 4,
+        _ => return unsupported(ErrorKind::ItemLast, "ranges are not supported"),
+    };
+    // What has no range is 0, or as it is anyway.
+    let mut others = last.iter().zip(spec).enumerate().filter(|(place, _)| !(at..at + 2).contains(place));
+    if others.any(|(_, (last, spec))| *last != 0 && last != spec) {
+        return unsupported(ErrorKind::ItemLast, "no ranges are supported but of lengths");
+    }
+    let half = |bytes: &[u8]| bytes.get(at..at + 2).map_or(0, |half| u16::from_be_bytes([half[0], half[1]]));
+    let (least, most) = (half(spec), half(last));
+    if half(mask) != u16::MAX || most < least {
+        return refuse(
+            ErrorKind::ItemLast,
+            "a range is of all bits, and its end is not before its beginning",
+        );
+    }
+    let without = |bytes: &[u8]| {
+        let keep = |(place, byte): (usize, &u8)| if (at..at + 2).contains(&place) { 0 } else { *byte };
+        bytes.iter().enumerate().map(keep).collect()
+    };
+    Ok((without(spec), without(mask), (least, most)))
 }
 
 /// Whether all bits of a C structure are in its content.

@@ -8,9 +8,11 @@ use nix::errno::Errno;
 use super::check;
 use super::rule::Moment;
 use super::{Call, Counters, Nic};
+use crate::dpdk::Direction;
 use crate::dpdk::flow_rule::{
     Completion, Count, ErrorKind, FlowEngine, FlowError, FlowQueues, QueueLimits, RuleAge, RuleView,
 };
+use crate::dpdk::hairpin::{HairpinConf, HairpinLimits};
 use crate::hardware::Tier;
 
 impl FlowEngine for Nic {
@@ -20,7 +22,7 @@ impl FlowEngine for Nic {
         if state.knobs.validates_anything {
             return Ok(());
         }
-        check::check(port, rule, &self.limits(&state.knobs)).map(|_| ())
+        check::check(port, rule, &self.limits(&state)).map(|_| ())
     }
 
     fn create(&self, port: u16, rule: &RuleView<'_>) -> Result<u64, FlowError> {
@@ -163,5 +165,32 @@ impl FlowEngine for Nic {
         }
         state.tables.sweep(now);
         Ok(())
+    }
+
+    fn hairpin_limits(&self, port: u16) -> Result<HairpinLimits, FlowError> {
+        if !self.read().knobs.hairpin || !self.ports.contains(&port) {
+            return Err(FlowError::new(
+                ErrorKind::Unspecified,
+                Errno::ENOTSUP,
+                "there are no hairpin queues",
+            ));
+        }
+        Ok(HairpinLimits { queues: u16::MAX, descriptors: 8192 })
+    }
+
+    fn set_up_hairpin(
+        &self,
+        port: u16,
+        direction: Direction,
+        queue: u16,
+        conf: &HairpinConf,
+    ) -> Result<(), FlowError> {
+        self.hairpin_limits(port)?;
+        self.write().hairpins.set_up((port, queue), direction, conf, self.queues, &self.ports)
+    }
+
+    fn bind_hairpin(&self, tx: u16, rx: u16) -> Result<(), FlowError> {
+        self.hairpin_limits(tx)?;
+        self.write().hairpins.bind(tx, rx)
     }
 }

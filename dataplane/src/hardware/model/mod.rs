@@ -16,6 +16,7 @@
 mod actions;
 mod check;
 mod engine;
+mod hairpin;
 mod hook;
 mod packet;
 mod queues;
@@ -31,6 +32,7 @@ use nix::errno::Errno;
 use super::Tier;
 use crate::dpdk::flow_rule::{ErrorKind, FlowError, RuleView};
 use check::Limits;
+use hairpin::Hairpins;
 pub use hook::NicHook;
 pub use packet::Packet;
 use queues::Queues;
@@ -120,6 +122,11 @@ pub struct Knobs {
     pub wrong_checksum: bool,
     /// What becomes of rules that are removed.
     pub stuck: Stuck,
+    /// Whether it has no switch inside, so that packets go to another port by hairpin queues alone, as with mlx5 outside of
+    /// switchdev mode.
+    pub hairpin: bool,
+    /// Whether it compares the lengths of packets, by range.
+    pub lengths: bool,
 }
 
 impl Default for Knobs {
@@ -139,6 +146,8 @@ impl Default for Knobs {
             counters: Counters::Right,
             wrong_checksum: false,
             stuck: Stuck::No,
+            hairpin: false,
+            lengths: true,
         }
     }
 }
@@ -209,6 +218,7 @@ pub struct Nic {
 struct State {
     knobs: Knobs,
     tables: Tables,
+    hairpins: Hairpins,
     /// Rules that can be named.
     rules: HashMap<u64, Arc<Rule>>,
     last: u64,
@@ -220,7 +230,13 @@ impl Nic {
         Arc::new(Self {
             ports: ports.to_vec(),
             queues,
-            state: RwLock::new(State { knobs, tables: Tables::default(), rules: HashMap::new(), last: 0 }),
+            state: RwLock::new(State {
+                knobs,
+                tables: Tables::default(),
+                hairpins: Hairpins::default(),
+                rules: HashMap::new(),
+                last: 0,
+            }),
             pending: Mutex::default(),
             millis: AtomicU64::new(0),
             tally: Tally::default(),
@@ -294,20 +310,22 @@ impl Nic {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn limits<'a>(&'a self, knobs: &Knobs) -> Limits<'a> {
+    fn limits<'a>(&'a self, State { knobs, hairpins, .. }: &'a State) -> Limits<'a> {
         Limits {
             tier: knobs.tier,
             ports: &self.ports,
             queues: self.queues,
             groups: knobs.groups,
             priorities: knobs.priorities,
+            hairpins: knobs.hairpin.then_some(hairpins),
+            lengths: knobs.lengths,
         }
     }
 
     /// Makes a rule that matches from a moment on; of one that goes through a queue, that is told with the push.
     fn add(&self, state: &mut State, port: u16, view: &RuleView<'_>, from: Moment) -> Result<u64, FlowError> {
         state.knobs.refuses(Call::Create)?;
-        let checked = check::check(port, view, &self.limits(&state.knobs))?;
+        let checked = check::check(port, view, &self.limits(state))?;
         if state.tables.has(&checked, self.now()) {
             let message = "a rule for these packets is there already";
             return Err(FlowError::new(ErrorKind::Handle, Errno::EEXIST, message));

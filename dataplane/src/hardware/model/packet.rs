@@ -182,6 +182,12 @@ impl Layers {
         frame.get(ip..ip + length).filter(|_| length >= least)
     }
 
+    /// The length as the IP header has it.
+    pub(super) fn ip_length(&self, frame: &[u8]) -> Option<u16> {
+        let (version, ip) = self.ip?;
+        half(frame, ip + if version == 4 { 2 } else { 4 })
+    }
+
     /// Whether IP lengths are right.
     pub(super) fn l3_is_ok(&self, frame: &[u8]) -> bool {
         self.ip_packet(frame).is_some()

@@ -149,6 +149,8 @@ pub(super) struct Checked {
     pub(super) priority: u32,
     pub(super) shape: Shape,
     pub(super) key: Vec<u8>,
+    /// The range that the length in the IP header has to be in.
+    pub(super) lengths: Option<(u16, u16)>,
     pub(super) steps: Vec<Step>,
     pub(super) mark: Option<u32>,
     pub(super) counts: bool,

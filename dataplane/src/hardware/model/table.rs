@@ -127,7 +127,14 @@ impl Tables {
         let matching = shapes.iter().filter_map(|shaped| {
             let key = key_of(&shaped.shape, |layer| layer.of_packet(port, frame, layers))?;
             let rules = shaped.rules.get(&key)?.iter();
-            let active = rules.filter(|rule| rule.from.has_come(now) && !rule.until.has_come(now));
+            let fits = |rule: &&Arc<Rule>| {
+                let length = layers.ip_length(frame);
+                rule.checked
+                    .lengths
+                    .is_none_or(|(least, most)| length.is_some_and(|is| (least..=most).contains(&is)))
+            };
+            let active =
+                rules.filter(|rule| rule.from.has_come(now) && !rule.until.has_come(now)).filter(fits);
             active.min_by_key(|rule| rank(rule))
         });
         matching.min_by_key(|rule| rank(rule))

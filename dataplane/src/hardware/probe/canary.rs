@@ -53,6 +53,15 @@ impl Canary {
         Self::new(probe, tuple(1, 53), tuple(9, 5353), [None, None])
     }
 
+    /// A flow of which longer packets than this go to software.
+    pub(super) fn no_longer(mut self) -> Self {
+        let l3 = 14 + 4 * self.flow.tags.len();
+        self.flow.longest = u16::try_from(self.frame.len() - l3).ok();
+        let longer = packet(&self.flow.key.tuple(), TTL, ACK, 0, &[PAYLOAD, b"."].concat());
+        self.to_software.push(("a packet that is too long to leave", [&self.frame[..l3], &longer].concat()));
+        self
+    }
+
     /// Flows whose tag is put on, changed, and taken off.
     pub(super) fn tagged(probe: &Probe<'_>) -> Vec<Self> {
         let Self { flow, .. } = Self::ipv4(probe);
@@ -65,7 +74,7 @@ impl Canary {
         let ether_type = if old.src.is_ipv4() { ETHER_IPV4 } else { ETHER_IPV6 };
         let headers =
             [header(probe.mac, FROM, tags[0], ether_type), header(NEXT_HOP, probe.mac, tags[1], ether_type)];
-        let packet = |ttl, flags, fragment| packet(&old, ttl, flags, fragment);
+        let packet = |ttl, flags, fragment| packet(&old, ttl, flags, fragment, PAYLOAD);
         let frame = |packet: Vec<u8>| [&headers[0][..], &packet].concat();
         // Canaries are of one family.
         let key = |tuple| Key::from_tuple(tuple).unwrap_or(Key::V4(Key4::default()));
@@ -74,6 +83,7 @@ impl Canary {
             to: probe.mac,
             tags: tags[0].into_iter().collect(),
             key: key(&old),
+            longest: None,
             egress: probe.egress,
             macs: [NEXT_HOP, probe.mac],
             new_tags: tags[1].into_iter().collect(),
@@ -131,17 +141,17 @@ fn header(to: [u8; 6], from: [u8; 6], tag: Option<Tag>, ether_type: u16) -> Vec<
     header
 }
 
-/// A packet of a flow, from the IP header on, with some payload and right checksums.
-fn packet(tuple: &FiveTuple, ttl: u8, flags: u8, fragment: u16) -> Vec<u8> {
+/// A packet of a flow, from the IP header on, with right checksums.
+fn packet(tuple: &FiveTuple, ttl: u8, flags: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let mut l4 = [tuple.sport.to_be_bytes(), tuple.dport.to_be_bytes()].concat();
     let check = if tuple.proto == TCP {
         l4.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
         16
     } else {
-        l4.extend([0, 8 + PAYLOAD.len() as u8, 0, 0]);
+        l4.extend([0, 8 + payload.len() as u8, 0, 0]);
         6
     };
-    l4.extend(PAYLOAD);
+    l4.extend(payload);
     let (mut ip, addresses) = match (tuple.src, tuple.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let [high, low] = fragment.to_be_bytes();

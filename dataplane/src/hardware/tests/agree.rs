@@ -20,7 +20,7 @@ proptest! {
         form in forms(),
     ) {
         let Ok((flow, header)) = flow(&frame, &leaves) else { return Ok(()) };
-        let (nic, rules) = nic();
+        let (nic, rules) = nic_for(&form);
         install(&rules, &flow, &form, frame.ttl);
         let before = frame.build();
         let mut packet = before.clone();
@@ -49,7 +49,7 @@ proptest! {
         let Ok((flow, header)) = flow(&frame, &leaves) else { return Ok(()) };
         // Nobody looks at lengths and checksums then.
         let unchecked = !form.integrity;
-        let (nic, rules) = nic();
+        let (nic, rules) = nic_for(&form);
         install(&rules, &flow, &form, frame.ttl.max(2));
         let mut packet = before.clone();
         let outcome = nic.process(IN, &mut packet);
@@ -78,12 +78,18 @@ proptest! {
     fn both_encodings_are_equal(
         (frame, leaves) in pairs(strategies::legal_frames()),
         domain in select(vec![Domain::Ingress, Domain::Transfer]),
+        by_hairpin: bool,
     ) {
         let Ok((flow, _)) = flow(&frame, &leaves) else { return Ok(()) };
+        let form = |group, fields| match by_hairpin {
+            true => hairpin_form(form(Domain::Ingress, group, fields)),
+            false => form(domain, group, fields),
+        };
         let results = [Fields::Set, Fields::Modify].map(|fields| {
             [0, 1].map(|group| {
-                let (nic, rules) = nic();
-                install(&rules, &flow, &form(domain, group, fields), frame.ttl);
+                let form = form(group, fields);
+                let (nic, rules) = nic_for(&form);
+                install(&rules, &flow, &form, frame.ttl);
                 let mut packet = frame.build();
                 (nic.process(IN, &mut packet), packet)
             })
@@ -100,7 +106,7 @@ proptest! {
         form in forms(),
     ) {
         let Ok((flow, _)) = flow(&frame, &leaves) else { return Ok(()) };
-        let (nic, rules) = nic();
+        let (nic, rules) = nic_for(&form);
         install(&rules, &flow, &form, frame.ttl);
         let mut other = Frame { pppoe: None, ..other };
         // One thing differs; where it happens to be the same there is nothing to see.

@@ -108,7 +108,7 @@ proptest! {
         let header = [&[4; 12][..], if matches!(headers.key, Key::V4(_)) { &[8, 0] } else { &[0x86, 0xdd] }].concat();
         let flow = HardwareFlow::new(headers.ingress, headers.key, headers.key, OUT, &header);
         let Ok(flow) = flow else { return Ok(()) };
-        let (nic, rules) = nic();
+        let (nic, rules) = nic_for(&form);
         install(&rules, &flow, &form, 64);
         let mut packet = packet;
         nic.process(IN, &mut packet);

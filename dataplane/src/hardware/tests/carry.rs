@@ -31,7 +31,7 @@ fn flows_are_taken_from_the_table() {
     let orig = Key::from_tuple(&frame.tuple).expect("one family");
     let [flow, _] = writer.insert_pair(&orig, &reply, 0).expect("room");
     let entry = table.entry(table.resolve(flow).expect("an entry"));
-    let lengths = Lengths { may_come: 1500, may_leave: 1500 };
+    let lengths = Lengths { may_come: 1500, may_leave: 1500, compared: false };
     let derive = |lengths| HardwareFlow::derive(entry, &contexts, &adjacencies, lengths);
     assert_eq!(derive(lengths), Err(Unfit::Unproved));
 
@@ -55,10 +55,17 @@ fn flows_are_taken_from_the_table() {
     learn(&adjacent(None, None), flags::BRIDGED);
     assert_eq!(derive(lengths), Err(Unfit::Bridged));
     learn(&adjacent(None, None), 0);
-    let long = Lengths { may_come: 9000, may_leave: 9000 };
-    assert_eq!(derive(long), Err(Unfit::TooLong(Lengths { may_come: 9000, may_leave: 1500 })));
-    let unproved = Lengths { may_come: 1500, may_leave: 1000 };
+    let long = Lengths { may_come: 9000, may_leave: 9000, compared: false };
+    assert_eq!(derive(long), Err(Unfit::TooLong(Lengths { may_leave: 1500, ..long })));
+    let unproved = Lengths { may_come: 1500, may_leave: 1000, compared: false };
     assert_eq!(derive(unproved), Err(Unfit::TooLong(unproved)));
+    // A NIC that compares lengths gives what is longer to software.
+    let longest = |lengths| derive(lengths).map(|flow| flow.longest);
+    assert_eq!(longest(Lengths { compared: true, ..long }), Ok(Some(1500)));
+    assert_eq!(longest(Lengths { compared: true, ..unproved }), Ok(Some(1000)));
+    assert_eq!(longest(Lengths { compared: true, ..lengths }), Ok(None));
+    let tiny = Lengths { may_leave: 67, compared: true, ..lengths };
+    assert_eq!(longest(tiny), Err(Unfit::TooLong(tiny)));
 
     let derived = derive(lengths).expect("it can be carried");
     let (expected, _) = super::flow(&frame, &out).expect("it can be carried");

@@ -4,6 +4,8 @@ mod agree;
 mod anything;
 mod carry;
 mod faults;
+mod hairpins;
+mod lengths;
 mod live;
 mod probes;
 mod refuse;
@@ -17,6 +19,7 @@ use proptest::sample::select;
 use super::model::{Knobs, Nic, Outcome};
 use super::*;
 use crate::dpdk::flow_rule::{FlowEngine, FlowRules};
+use crate::dpdk::hairpin::{self, Hairpin, HairpinPort};
 use crate::flow::Key;
 use crate::packet::testing::{Frame, strategies};
 use crate::packet::{Ingress, L2Header, Rewrite, checksum, parse, write_l2};
@@ -37,10 +40,33 @@ fn nic_with(knobs: Knobs) -> (Arc<Nic>, FlowRules) {
     (nic, rules)
 }
 
+/// A NIC that takes this form.
+fn nic_for(form: &Form) -> (Arc<Nic>, FlowRules) {
+    let hairpin = form.egress == Egress::Hairpin;
+    let (nic, rules) = nic_with(Knobs { hairpin, ..Knobs::default() });
+    if hairpin {
+        let made = hairpin::set_up(&*nic, &[IN, OUT].map(between)).expect("the model has hairpin queues");
+        assert_eq!(made[0], form.hairpins);
+    }
+    (nic, rules)
+}
+
+const fn between(id: u16) -> HairpinPort {
+    HairpinPort { id, rx_queues: 2, tx_queues: 2 }
+}
+
+/// A form by which packets leave through hairpin queues.
+fn hairpin_form(form: Form) -> Form {
+    let ports = [IN, OUT].map(between);
+    let hairpins = (0..2).filter_map(|to| hairpin::hairpin(&ports[0], &ports, to)).collect();
+    Form { egress: Egress::Hairpin, hairpins, ..form }
+}
+
 /// A form that the model takes.
 fn form(domain: Domain, group: u32, fields: Fields) -> Form {
     let egress = if domain == Domain::Transfer { Egress::RepresentedPort } else { Egress::PortId };
-    Form { domain, group, fields, egress, integrity: true, queues: vec![0, 1], age_s: Some(30) }
+    let hairpins = Vec::new();
+    Form { domain, group, fields, egress, integrity: true, queues: vec![0, 1], hairpins, age_s: Some(30) }
 }
 
 fn plain_form() -> Form {
@@ -48,9 +74,13 @@ fn plain_form() -> Form {
 }
 
 fn forms() -> impl Strategy<Value = Form> {
-    let domains = select(vec![Domain::Ingress, Domain::Transfer]);
-    (domains, 0u32..3, select(vec![Fields::Set, Fields::Modify]), any::<bool>())
-        .prop_map(|(domain, group, fields, integrity)| Form { integrity, ..form(domain, group, fields) })
+    let places = select(vec![(Domain::Ingress, false), (Domain::Ingress, true), (Domain::Transfer, false)]);
+    (places, 0u32..3, select(vec![Fields::Set, Fields::Modify]), any::<bool>()).prop_map(
+        |((domain, by_hairpin), group, fields, integrity)| {
+            let form = Form { integrity, ..form(domain, group, fields) };
+            if by_hairpin { hairpin_form(form) } else { form }
+        },
+    )
 }
 
 /// What the form needs to carry a packet with this TTL.

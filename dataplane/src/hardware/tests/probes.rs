@@ -10,7 +10,7 @@ use crate::hardware::probe::{Capabilities, Injector, Probe, Seen, Unreachable};
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn probe<'a>(rules: &'a FlowRules) -> Probe<'a> {
-    Probe { rules, port: IN, mac: MAC, egress: OUT, queues: vec![0, 1] }
+    Probe { rules, port: IN, mac: MAC, egress: OUT, queues: vec![0, 1], hairpins: Vec::new() }
 }
 
 fn find(knobs: Knobs) -> Capabilities {
@@ -27,7 +27,7 @@ fn find(knobs: Knobs) -> Capabilities {
 fn a_good_nic_is_of_tier_full() {
     let found = find(Knobs::default());
     assert_eq!(found.tier, Tier::Full, "{found:?}");
-    assert!(found.proved && found.ipv6 && found.tags && found.ages, "{found:?}");
+    assert!(found.proved && found.ipv6 && found.tags && found.ages && found.lengths, "{found:?}");
     assert_eq!(found.findings, Vec::<String>::new());
     // The best form.
     let form = found.form.expect("a form");
@@ -52,6 +52,35 @@ fn without_groups_rules_stand_alone() {
     assert_eq!(found.tier, Tier::Full, "{found:?}");
     assert!(found.form.as_ref().is_some_and(|form| !form.is_guarded()));
     assert!(found.why().contains("there are not so many groups"), "{}", found.why());
+}
+
+/// A NIC that carries the canary that is too long.
+struct Careless<'a>(&'a Nic);
+
+impl Injector for Careless<'_> {
+    fn inject(&mut self, port: u16, frame: &[u8]) -> Option<Seen> {
+        let mut nic = self.0;
+        match frame.len() {
+            69 => Some(Seen::Left(OUT, frame.to_vec())),
+            _ => nic.inject(port, frame),
+        }
+    }
+}
+
+#[test]
+fn a_nic_need_not_compare_lengths() {
+    let found = find(Knobs { lengths: false, ..Knobs::default() });
+    assert_eq!((found.tier, found.lengths), (Tier::Full, false));
+    assert_eq!(
+        found.findings,
+        ["lengths: the NIC refuses: range of an item: ranges are not supported (EOPNOTSUPP)"]
+    );
+    // One that takes such a rule, and then carries what is longer, does not compare them either.
+    let (nic, rules) = nic();
+    let found = probe(&rules).run(&mut Careless(&nic));
+    assert_eq!((found.tier, found.lengths), (Tier::Full, false), "{found:?}");
+    let why = "lengths: a packet that is too long to leave does not go to software";
+    assert_eq!(found.findings, [why]);
 }
 
 #[test]
@@ -139,7 +168,8 @@ fn a_driver_of_its_own_without_rules() {
     let bench = Bench::new();
     let port = bench.port(0);
     let rules = FlowRules::of(port);
-    let probe = Probe { rules: &rules, port: port.id(), mac: MAC, egress: OUT, queues: vec![0] };
+    let (queues, hairpins) = (vec![0], Vec::new());
+    let probe = Probe { rules: &rules, port: port.id(), mac: MAC, egress: OUT, queues, hairpins };
     let found = probe.run(&mut Unreachable);
     assert_eq!(found.tier, Tier::None);
     assert_eq!(found.findings, ["the NIC refuses: Function not implemented"]);

@@ -112,6 +112,31 @@ fn patterns() {
     {
         assert_eq!(refused(&ipv4(at, mask)), ErrorKind::ItemMask, "byte {at}");
     }
+    // Ranges of lengths, and of nothing else.
+    let range = |at: usize, least: u16, most: u16, mask: u16, other: u8| {
+        let ends = [least, most, mask].map(|number| {
+            let mut bytes = [0; 20];
+            bytes[at..at + 2].copy_from_slice(&number.to_be_bytes());
+            bytes
+        });
+        let [mut spec, mut last, mut mask] = ends;
+        // The protocol is TCP.
+        (spec[9], last[9], mask[9]) = (6, other, 0xff);
+        drop_all(&[
+            (Is::ETH, any),
+            (Is::IPV4, Parts { spec: Some(&spec), last: Some(&last), mask: Some(&mask) }),
+        ])
+    };
+    taken(&range(2, 20, 1500, 0xffff, 0));
+    taken(&range(2, 20, 1500, 0xffff, 6));
+    for rule in [
+        range(2, 20, 1500, 0xffff, 7),
+        range(2, 20, 1500, 0xff00, 0),
+        range(2, 1500, 20, 0xffff, 0),
+        range(12, 20, 1500, 0xffff, 0),
+    ] {
+        assert_eq!(refused(&rule), ErrorKind::ItemLast);
+    }
     // What one item says and the next contradicts.
     let mut type_of = [0; 20];
     type_of[12..14].copy_from_slice(&[0x86, 0xdd]);

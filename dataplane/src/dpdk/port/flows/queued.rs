@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::{Handle, Installed, PmdFlows, nameless, whole};
 use crate::dpdk::flow_rule::{
     ActionKind, Completion, ErrorKind, FlowAttr, FlowError, FlowQueues, FlowRule, ItemKind, OpStatus, Parts,
-    QueueLimits, layout::ModifyField,
+    QueueLimits, RawItem, layout::ModifyField,
 };
 use crate::dpdk::port::{Inner, Phase, SendMut};
 
@@ -31,11 +31,14 @@ pub(super) struct Queued {
     last: usize,
 }
 
+/// An item's kind, its mask, and which bytes have a range.
+type ItemShape = (ItemKind, Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// What the rules of a table have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Shape {
     attr: FlowAttr,
-    items: Vec<(ItemKind, Option<Vec<u8>>)>,
+    items: Vec<ItemShape>,
     /// Of MODIFY_FIELD all but the value.
     actions: Vec<(ActionKind, Option<Vec<u8>>)>,
 }
@@ -68,9 +71,13 @@ impl Shape {
             let modify = conf.filter(|_| kind == ActionKind::MODIFY_FIELD).and_then(ModifyField::read);
             (kind, modify.map(|modify| ModifyField { value: [0; 16], ..modify }.bytes().to_vec()))
         };
+        let item = |item: &RawItem<'_>| {
+            let ranged = |last: &[u8]| last.iter().map(|byte| if *byte == 0 { 0 } else { 0xff }).collect();
+            (item.kind, item.mask.map(<[u8]>::to_vec), item.last.map(ranged))
+        };
         Self {
             attr: view.attr(),
-            items: view.items().iter().map(|item| (item.kind, item.mask.map(<[u8]>::to_vec))).collect(),
+            items: view.items().iter().map(item).collect(),
             actions: view.actions().iter().map(|one| action(one.kind, one.conf)).collect(),
         }
     }
@@ -80,9 +87,9 @@ impl Shape {
     fn templates(&self) -> [FlowRule; 2] {
         let mut template = FlowRule::new(self.attr);
         let mut masks = FlowRule::new(self.attr);
-        for (kind, mask) in &self.items {
+        for (kind, mask, last) in &self.items {
             let mask = mask.as_deref();
-            template.item(*kind, &Parts { spec: mask, last: None, mask });
+            template.item(*kind, &Parts { spec: mask, last: last.as_deref(), mask });
         }
         for (kind, conf) in &self.actions {
             let nothing = kind.size().filter(|size| *size > 0).map(|size| vec![0; size]);
