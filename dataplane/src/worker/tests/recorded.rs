@@ -127,7 +127,7 @@ fn a_packet_that_flies_is_seen_as_it_came_and_as_it_leaves() {
     assert_eq!(looked.ingress, Some(Ingress::untagged(0, GATEWAY[0])));
     assert_eq!(*sent, What::Sent(Origin::Wire));
     assert_eq!(*left, forwarded(&frame, &connection).build());
-    assert_eq!(watched.rig.sent(1), std::slice::from_ref(&left));
+    assert_eq!(watched.rig.sent(1), std::slice::from_ref(left));
     watched.finish();
 }
 
