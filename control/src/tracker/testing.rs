@@ -181,6 +181,8 @@ pub(super) fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
         has_helper: false,
         seq_adjust: false,
         synproxy: false,
+        counted: None,
+        started_ns: None,
     }
 }
 
