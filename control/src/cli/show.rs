@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::format::{bytes, count, seconds, speed};
 use super::table::{Align, Table};
-use crate::api::{ByReason, MarkCounts, PortStatus, Reason, StageCycles, Stats, Status};
+use crate::api::{ByReason, CollectorStatus, MarkCounts, PortStatus, Reason, StageCycles, Stats, Status};
 
 use Align::{Left, Right};
 
@@ -56,6 +56,7 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
             ("refreshes", conntrack.refreshes),
         ],
     )?;
+    collectors(out, &status.ipfix)?;
     writeln!(out)?;
     let mut workers =
         Table::new(&[("WORKER CORE", Right), ("BUSY", Right), ("SLEEPING", Right), ("PACKETS", Right)]);
@@ -71,6 +72,26 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
     workers.flush(out)?;
     writeln!(out)?;
     ports(out, &status.ports)
+}
+
+/// What became of flow records.
+fn collectors(out: &mut dyn Write, collectors: &[CollectorStatus]) -> io::Result<()> {
+    if collectors.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = Table::new(&[
+        ("FLOW RECORDS FOR", Left),
+        ("SENT", Right),
+        ("LOST", Right),
+        ("WAITING", Right),
+        ("MESSAGES", Right),
+    ]);
+    for to in collectors {
+        let numbers = [to.records, to.lost, to.waiting, to.messages].map(count);
+        table.row([to.collector.clone()].into_iter().chain(numbers).collect());
+    }
+    table.flush(out)
 }
 
 /// What has the kernel track connections, after the word that programs get.

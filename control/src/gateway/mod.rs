@@ -1,9 +1,11 @@
 //! A running gateway: brings up ports, twins and threads, then follows the kernel until told to stop.
 
 mod captures;
+mod collector;
 mod error;
 mod events;
 mod explain;
+mod export;
 mod flowtables;
 mod hardware;
 mod interfaces;

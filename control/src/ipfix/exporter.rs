@@ -180,10 +180,9 @@ impl Exporter {
         self.waiting += 1;
     }
 
-    /// Templates go in a message of their own, with what there is to tell of the exporter itself. It overtakes none:
-    /// records that are there already have been announced before.
+    /// Templates go in a message of their own, with what there is to tell of the exporter itself. It goes before the one that
+    /// is being filled: a collector that has just begun to listen understands that one too.
     fn templates(&mut self, moment: Moment) {
-        self.close(moment);
         let mut message = Message::new(usize::from(self.config.message_size));
         let wanted = |template: &&Template| self.config.nat_events || template.id != NatSession::TEMPLATE.id;
         for template in Template::ALL.iter().filter(wanted) {

@@ -307,9 +307,16 @@ fn templates_and_statistics_come_again() {
     assert_eq!(number(statistics, "exportedflowrecordtotalcount"), 1);
     assert_eq!(number(statistics, "exportedmessagetotalcount"), 2);
     assert_eq!(number(statistics, "notsentflowtotalcount"), 0);
+    // What is being filled comes after them.
+    exporter.flow(at(60_000), &any_flow());
     exporter.send_templates();
     exporter.advance(at(60_001));
-    assert_eq!(take(&mut exporter).len(), 1);
+    exporter.close(at(60_001));
+    let messages = take(&mut exporter);
+    let [templates, record] = messages.as_slice() else { panic!("{messages:?}") };
+    let (templates, record) = (collector.decode(templates), collector.decode(record));
+    assert_eq!((templates.templates, templates.sequence), (4, 3));
+    assert_eq!((record.records.len(), record.sequence), (1, 4));
 }
 
 #[test]

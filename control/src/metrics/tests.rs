@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::api::{
-    ByReason, HardwareDirections, PortHardware, PortStatus, Stats, Status, WorkerStats, WorkerStatus,
+    ByReason, CollectorStatus, HardwareDirections, PortHardware, PortStatus, Stats, Status, WorkerStats,
+    WorkerStatus,
 };
 
 fn scrape() -> Scrape {
@@ -24,6 +25,11 @@ fn scrape() -> Scrape {
     port.twin.tx_packets = 3;
     status.ports = vec![port, PortStatus { name: "lan0".to_owned(), ..PortStatus::default() }];
     status.workers = vec![WorkerStatus { core: 2, busy_percent: 12.5, ..WorkerStatus::default() }];
+    status.ipfix = vec![CollectorStatus {
+        collector: "192.0.2.50:4739".to_owned(),
+        lost: 3,
+        ..CollectorStatus::default()
+    }];
     let stats = Stats {
         workers: vec![WorkerStats { core: 2, polls: 9, ..WorkerStats::default() }],
         ..Stats::default()
@@ -62,6 +68,7 @@ fn answers_become_metrics() {
         "flyover_worker_busy_ratio{core=\"2\"} 0.125",
         "flyover_worker_polls_total{core=\"2\"} 9",
         "flyover_hardware_directions{port=\"wan0\",state=\"hardware\"} 5",
+        "flyover_ipfix_lost_records_total{collector=\"192.0.2.50:4739\"} 3",
         "flyover_hardware_used{port=\"wan0\",tier=\"full\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
