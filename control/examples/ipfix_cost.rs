@@ -45,7 +45,7 @@ fn measure(mut send: impl FnMut(&[u8])) -> f64 {
             }
             while let Some(message) = exporter.next() {
                 send(message);
-                exporter.sent();
+                exporter.sent(moment.now);
             }
         }
         started.elapsed().as_nanos() as f64 / f64::from(CONNECTIONS)

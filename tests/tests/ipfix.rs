@@ -85,8 +85,8 @@ fn a_masqueraded_connection_is_accounted_for_to_the_byte() -> Result<()> {
         assert_eq!((record.end("src"), record.end("dst")), (Some(source), Some((SERVER, 80).into())));
         assert_eq!(record.end("src xlt"), Some(seen), "{record:?}");
         assert_eq!((seen.ip(), record.end("dst xlt")), (GATEWAY_WAN.into(), Some((SERVER, 80).into())));
-        let interface = |name: &str| lab.gateway().run(&format!("cat /sys/class/net/{name}/ifindex"));
-        let index = |name: &str| interface(name).expect("a twin").trim().parse().ok();
+        let interface = |name: &str| lab.gateway().run(&format!("ip -o link show dev {name}"));
+        let index = |name: &str| interface(name).ok()?.split(':').next()?.parse().ok();
         assert_eq!((record.number("input"), record.number("output")), (index("lan0"), index("wan0")));
         assert_eq!(record.text("biFlow Dir"), "0x01 initiator");
     }

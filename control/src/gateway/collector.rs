@@ -57,7 +57,7 @@ impl Session {
                 return false;
             };
             match self.socket.send_to(message, self.collector) {
-                Ok(_) => self.exporter.sent(),
+                Ok(_) => self.exporter.sent(now),
                 Err(error) if is_full(&error) => return false,
                 Err(error) => self.failed(now, error),
             }

@@ -9,6 +9,8 @@ use super::template::Template;
 
 /// Messages that may wait. What comes on top of them is lost, and counted.
 pub const QUEUE: usize = 8192;
+/// How long the word that nobody listens may take, in milliseconds.
+const WORD: u64 = 1000;
 /// A message waits so long for more records, in milliseconds.
 const LINGER: u64 = 1000;
 
@@ -60,8 +62,8 @@ pub struct Exporter {
     /// When templates are to be sent.
     templates_due: u64,
     totals: Totals,
-    /// Records of the message that was sent last.
-    last: u32,
+    /// Records that were sent within the last moment, and since when that lasts: word of their fate may be on its way.
+    recent: (u64, u64),
 }
 
 impl Exporter {
@@ -75,7 +77,7 @@ impl Exporter {
             waiting: 0,
             templates_due: 0,
             totals: Totals { messages: 0, records: 0, octets: 0, lost: 0 },
-            last: 0,
+            recent: (0, 0),
         }
     }
 
@@ -123,19 +125,22 @@ impl Exporter {
         self.queue.front().map(|ready| ready.bytes.as_slice())
     }
 
-    /// It was sent.
-    pub fn sent(&mut self) {
+    /// It was sent, so many milliseconds since the process started.
+    pub fn sent(&mut self, now: u64) {
         let Some(ready) = self.queue.pop_front() else { return };
         self.waiting -= u64::from(ready.records);
         self.totals.messages += 1;
         self.totals.records += u64::from(ready.records);
         self.totals.octets += ready.bytes.len() as u64;
-        self.last = ready.records;
+        if now >= self.recent.1 + WORD {
+            self.recent = (0, now);
+        }
+        self.recent.0 += u64::from(ready.records);
     }
 
-    /// The message that was sent last came to nothing.
+    /// What was sent within the last moment came to nothing.
     pub fn refused(&mut self) {
-        let refused = u64::from(std::mem::take(&mut self.last));
+        let refused = std::mem::take(&mut self.recent.0);
         self.totals.records -= refused;
         self.totals.lost += refused;
     }

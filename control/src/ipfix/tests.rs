@@ -200,7 +200,7 @@ fn take(exporter: &mut Exporter) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let Some(message) = exporter.next() {
         messages.push(message.to_owned());
-        exporter.sent();
+        exporter.sent(0);
     }
     messages
 }
@@ -361,11 +361,26 @@ fn what_was_refused_or_can_never_be_sent_is_lost() {
     let mut exporter = Exporter::new(config(1400));
     exporter.flow(at(0), &any_flow());
     exporter.close(at(0));
-    exporter.sent();
-    exporter.sent();
+    exporter.sent(0);
+    exporter.sent(0);
+    // Templates right behind a record, of which the word may be too.
+    exporter.send_templates();
+    exporter.advance(at(1));
+    exporter.sent(1);
     exporter.refused();
     exporter.refused();
     assert_eq!((exporter.totals().records, exporter.totals().lost), (0, 1));
+    // What was sent long before is nobody's word.
+    let mut others = Exporter::new(config(1400));
+    for now in [0, 5000] {
+        others.flow(at(now), &any_flow());
+        others.close(at(now));
+        while others.next().is_some() {
+            others.sent(now);
+        }
+    }
+    others.refused();
+    assert_eq!((others.totals().records, others.totals().lost), (1, 1));
     exporter.flow(at(0), &any_flow());
     exporter.close(at(0));
     exporter.failed();
