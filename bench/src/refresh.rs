@@ -130,6 +130,8 @@ impl Refresher {
             has_helper: false,
             seq_adjust: false,
             synproxy: false,
+            counted: None,
+            started_ns: None,
         };
         let mut plane = Table(gateway, now as u32);
         self.tracker.entry(now, &entry, Source::Event, &mut plane);

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod host;
+pub mod ipfix;
 pub mod log;
 pub mod metrics;
 pub mod netlink;

@@ -11,6 +11,7 @@ pub mod book;
 pub mod captured;
 pub mod carries;
 pub mod change;
+pub mod collector;
 pub mod conntrack;
 pub mod counters;
 pub mod error;

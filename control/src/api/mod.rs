@@ -32,9 +32,9 @@ pub use prefix::{NoPrefix, Prefix};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
 pub use server::{BindError, CaptureClient, Handler, MAX_CLIENTS, Server};
 pub use types::{
-    ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo, PacketCounts, PerDirection,
-    PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status,
-    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    CollectorStatus, ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo, PacketCounts,
+    PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats,
+    Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
 };
 
 #[cfg(test)]

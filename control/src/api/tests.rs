@@ -470,6 +470,7 @@ fn json_keys_are_stable() {
     let status = Status {
         workers: vec![WorkerStatus::default()],
         ports: vec![PortStatus::default()],
+        ipfix: vec![CollectorStatus::default()],
         ruleset: RulesetInfo { flowtables: vec![FlowtableInfo::default()], ..RulesetInfo::default() },
         ..Status::default()
     };
@@ -480,7 +481,8 @@ fn json_keys_are_stable() {
         .collect();
     let expected = "config_file conntrack conntrack.events conntrack.overruns conntrack.refreshes conntrack.resyncs \
         dropped_by_reason epoch flows flows.candidate flows.capacity flows.closing flows.hardware flows.probing \
-        flows.software hardware hugepages marks marks.found marks.missed notices packets packets.dropped packets.fast packets.from_kernel \
+        flows.software hardware hugepages ipfix ipfix.collector ipfix.error ipfix.lost ipfix.messages ipfix.records \
+        ipfix.waiting marks marks.found marks.missed notices packets packets.dropped packets.fast packets.from_kernel \
         packets.hardware packets.punted policy ports punted_by_reason ready revalidation \
         revalidation.last_missed_s revalidation.missed ruleset ruleset.flowtables \
         ruleset.flowtables.added_to ruleset.flowtables.devices ruleset.flowtables.family ruleset.flowtables.name \

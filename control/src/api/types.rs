@@ -50,6 +50,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Ports, in the order of the configuration.
     pub ports: Vec<PortStatus>,
+    /// Collectors of flow records, in the order of the configuration.
+    #[serde(default)]
+    pub ipfix: Vec<CollectorStatus>,
     /// What an operator should know of, a sentence each.
     pub notices: Vec<String>,
 }
@@ -84,6 +87,24 @@ pub struct FlowtableInfo {
     pub offload: bool,
     /// Whether a rule that packets of running connections come to adds to it.
     pub added_to: bool,
+}
+
+/// What became of the flow records for a collector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CollectorStatus {
+    /// Its address and port.
+    pub collector: String,
+    /// Records that were sent.
+    pub records: u64,
+    /// The messages that they were in, and those with templates alone.
+    pub messages: u64,
+    /// Records that could not be sent.
+    pub lost: u64,
+    /// Records that wait to be sent.
+    pub waiting: u64,
+    /// What goes wrong, if something does.
+    pub error: Option<String>,
 }
 
 /// How flows proved themselves again after changes of the kernel's state.

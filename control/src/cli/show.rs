@@ -6,7 +6,9 @@ use super::format::{bytes, count, seconds, speed};
 use super::style::{Tone, paint};
 use super::table::{Align, Cell, Table};
 use super::verdict;
-use crate::api::{ByReason, MarkCounts, PacketCounts, PortStatus, Reason, StageCycles, Stats, Status};
+use crate::api::{
+    ByReason, CollectorStatus, MarkCounts, PacketCounts, PortStatus, Reason, StageCycles, Stats, Status,
+};
 
 use Align::{Left, Right};
 
@@ -43,6 +45,7 @@ pub(super) fn status(out: &mut dyn Write, status: &Status) -> io::Result<()> {
             ("refreshes", conntrack.refreshes),
         ],
     )?;
+    collectors(out, &status.ipfix)?;
     writeln!(out)?;
     let mut workers =
         Table::new(&[("WORKER CORE", Right), ("BUSY", Right), ("SLEEPING", Right), ("PACKETS", Right)]);
@@ -104,6 +107,26 @@ fn packets(out: &mut dyn Write, packets: &PacketCounts) -> io::Result<()> {
 
 fn head(text: &str) -> String {
     paint(Tone::Head, text)
+}
+
+/// What became of flow records.
+fn collectors(out: &mut dyn Write, collectors: &[CollectorStatus]) -> io::Result<()> {
+    if collectors.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = Table::new(&[
+        ("FLOW RECORDS FOR", Left),
+        ("SENT", Right),
+        ("LOST", Right),
+        ("WAITING", Right),
+        ("MESSAGES", Right),
+    ]);
+    for to in collectors {
+        let numbers = [to.records, to.lost, to.waiting, to.messages].map(count);
+        table.row([to.collector.clone()].into_iter().chain(numbers).collect::<Vec<_>>());
+    }
+    table.flush(out)
 }
 
 /// What has the kernel track connections, after the word that programs get.

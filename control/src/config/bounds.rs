@@ -32,6 +32,17 @@ pub(super) const OVERSIZE: RangeInclusive<i64> = 0..=65_535;
 pub(super) const MODEL_CAPACITY: RangeInclusive<i64> = 1..=1 << 24;
 pub(super) const DEFAULT_MODEL_CAPACITY: u32 = 1 << 20;
 
+/// How often collectors of flow records are told what they should know by then.
+pub(super) const EXPORT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+pub(super) const DEFAULT_EXPORT: Duration = Duration::from_secs(60);
+/// observationDomainId.
+pub(super) const DOMAIN: RangeInclusive<i64> = 0..=u32::MAX as i64;
+pub(super) const DEFAULT_DOMAIN: u32 = 1;
+/// Bytes of a message: 512 is what RFC 7011 allows where nothing is known of the path, and 1400 fits into what is left of
+/// 1500 by a tunnel or two.
+pub(super) const MESSAGE_SIZE: RangeInclusive<i64> = 512..=8900;
+pub(super) const DEFAULT_MESSAGE_SIZE: u16 = 1400;
+
 /// A range of durations in words.
 pub(super) fn words(range: &RangeInclusive<Duration>) -> String {
     let text = |time: Duration| match time {

@@ -6,6 +6,7 @@
 mod bounds;
 mod device;
 mod error;
+mod ipfix;
 mod machine;
 mod raw;
 mod reference;
@@ -13,7 +14,7 @@ mod resolve;
 mod source;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Metrics.
     pub metrics: MetricsConfig,
+    /// Flow records, if there is a collector for them.
+    pub ipfix: Option<IpfixConfig>,
     /// What the file asks for and this version accepts without effect, a sentence each.
     pub notices: Vec<String>,
 }
@@ -157,6 +160,25 @@ pub struct ApiConfig {
 pub struct MetricsConfig {
     /// Address of the HTTP listener, if one is asked for.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[ipfix]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpfixConfig {
+    /// Where records are sent, over UDP: not empty, no duplicates.
+    pub collectors: Vec<SocketAddr>,
+    /// The address that they come from, of the collectors' family; by default the kernel's choice.
+    pub source: Option<IpAddr>,
+    /// How often a connection that goes on has a record.
+    pub active_timeout: Duration,
+    /// How often templates are sent again.
+    pub template_interval: Duration,
+    /// By which collectors tell gateways apart that send from one address.
+    pub observation_domain: u32,
+    /// The most bytes of a message.
+    pub message_size: u16,
+    /// Whether the beginning and the end of each NAT44 session is told.
+    pub nat_events: bool,
 }
 
 impl Config {

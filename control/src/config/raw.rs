@@ -8,8 +8,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::bounds::{
-    self, CAPACITY, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY,
-    DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, HOT, IDLE_SLEEP, MODEL_CAPACITY, MTU, OVERSIZE, PROVE, QUEUES,
+    self, CAPACITY, DEFAULT_DOMAIN, DEFAULT_EXPORT, DEFAULT_HOT, DEFAULT_IDLE_SLEEP, DEFAULT_MESSAGE_SIZE,
+    DEFAULT_MODEL_CAPACITY, DEFAULT_REPROVE_EVERY, DEFAULT_REVALIDATE_WITHIN, DESCRIPTORS, DOMAIN, EXPORT,
+    HOT, IDLE_SLEEP, MESSAGE_SIZE, MODEL_CAPACITY, MTU, OVERSIZE, PROVE, QUEUES,
 };
 use super::error::{ConfigError, Problem, nearest};
 use super::source::Source;
@@ -30,6 +31,8 @@ pub(super) struct Raw {
     pub(super) hardware: RawHardware,
     pub(super) api: RawApi,
     pub(super) metrics: RawMetrics,
+    #[schemars(with = "RawIpfix")]
+    pub(super) ipfix: Option<RawIpfix>,
 }
 
 /// A port: a DPDK device and the twin that stands for it in the kernel. One table a port, at least one.
@@ -184,6 +187,44 @@ pub(super) struct RawMetrics {
     pub(super) listen: Option<Spanned<String>>,
 }
 
+/// [Flow records](ipfix.md) for IPFIX collectors.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIpfix {
+    /// Where they are sent, over UDP: each collector gets every record. IPv6 in brackets. Names are not looked up.
+    #[schemars(with = "Vec<String>", extend("x-type" = "list of strings `ADDRESS:PORT`"))]
+    pub(super) collectors: Spanned<Vec<Spanned<String>>>,
+    /// Where messages come from. It may be an address that the gateway gets later.
+    #[schemars(with = "String", extend("x-type" = "string, an address", "x-default" = "the kernel's choice"))]
+    #[serde(default)]
+    pub(super) source: Option<Spanned<String>>,
+    /// A connection that goes on, and has carried something, has a record once in this time.
+    #[schemars(with = "String", extend("x-type" = duration(&EXPORT), "default" = text(DEFAULT_EXPORT)))]
+    #[serde(default)]
+    pub(super) active_timeout: Option<Spanned<String>>,
+    /// How often templates and the exporter's statistics are sent again. A collector that was restarted understands nothing
+    /// until then.
+    #[schemars(with = "String", extend("x-type" = duration(&EXPORT), "default" = text(DEFAULT_EXPORT)))]
+    #[serde(default)]
+    pub(super) template_interval: Option<Spanned<String>>,
+    /// By which a collector tells several gateways apart that send from one address.
+    #[schemars(with = "i64", range(min = *DOMAIN.start(), max = *DOMAIN.end()), extend("default" = DEFAULT_DOMAIN))]
+    #[serde(default)]
+    pub(super) observation_domain: Option<Spanned<i64>>,
+    /// The most bytes of a message, without UDP and IP.
+    #[schemars(
+        with = "i64",
+        range(min = *MESSAGE_SIZE.start(), max = *MESSAGE_SIZE.end()),
+        extend("default" = DEFAULT_MESSAGE_SIZE)
+    )]
+    #[serde(default)]
+    pub(super) message_size: Option<Spanned<i64>>,
+    /// Also tell when each NAT44 session begins and ends. It costs the kernel 3.5 us for each new connection.
+    #[schemars(with = "bool", extend("default" = false))]
+    #[serde(default)]
+    pub(super) nat_events: Option<bool>,
+}
+
 const MARK: &str = "string `VALUE/MASK`";
 
 fn duration(range: &RangeInclusive<Duration>) -> String {
@@ -216,6 +257,7 @@ fn explain(source: &Source<'_>, error: &toml::de::Error) -> Problem {
     if let Some(key) = message.strip_prefix("missing field ") {
         let key = key.trim_matches('`').to_owned();
         let right = match key.as_str() {
+            "collectors" => r#"add collectors = ["192.0.2.50:4739"], where the records are to be sent"#,
             "device" => r#"add device = "0000:3b:00.0" (a PCI address) or "net_tap0,iface=uplink" (a vdev)"#,
             _ => r#"add name = "wan0", the name of the twin interface"#,
         };

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::raw::{RawApi, RawFlows, RawHardware, RawMetrics, RawModel, RawPolicy, RawPort, RawWorkers};
+use super::raw::{
+    RawApi, RawFlows, RawHardware, RawIpfix, RawMetrics, RawModel, RawPolicy, RawPort, RawWorkers,
+};
 
 /// More allowed values than this are listed by their names alone.
 const TOLD: usize = 5;
@@ -22,6 +24,7 @@ pub fn reference() -> String {
     section::<RawModel>(&mut text, "[hardware.model]");
     section::<RawApi>(&mut text, "[api]");
     section::<RawMetrics>(&mut text, "[metrics]");
+    section::<RawIpfix>(&mut text, "[ipfix]");
     text
 }
 
@@ -180,6 +183,7 @@ mod tests {
         let port = "[[port]]\nname = \"wan0\"\ndevice = \"0000:3b:00.0\"\n";
         let text = match table {
             "port" => format!("{port}{line}"),
+            "ipfix" => format!("{port}[ipfix]\ncollectors = [\"192.0.2.1:4739\"]\n{line}"),
             _ => format!("{port}[{table}]\n{line}"),
         };
         let machine = Machine { cores: vec![0, 1], netns: "/nonexistent".into() };
@@ -196,6 +200,7 @@ mod tests {
             ("hardware.model", schema::<RawModel>()),
             ("api", schema::<RawApi>()),
             ("metrics", schema::<RawMetrics>()),
+            ("ipfix", schema::<RawIpfix>()),
         ];
         for (table, schema) in &tables {
             keys(schema).into_iter().for_each(|(name, key)| look(table, name, key));

@@ -88,6 +88,7 @@ fn assemble(
         metrics: MetricsConfig {
             listen: raw.metrics.listen.as_ref().map(|text| listen(source, text)).transpose()?,
         },
+        ipfix: raw.ipfix.as_ref().map(|raw| super::ipfix::resolve(source, raw)).transpose()?,
         notices: Vec::new(),
     };
     Ok(Config { notices: notices(&config), ..config })
@@ -182,7 +183,12 @@ fn bind(source: &Source<'_>, device: &Device, text: &Spanned<String>) -> Result<
 }
 
 /// A fault of a string's value.
-fn value(source: &Source<'_>, key: &'static str, text: &Spanned<String>, right: String) -> ConfigError {
+pub(super) fn value(
+    source: &Source<'_>,
+    key: &'static str,
+    text: &Spanned<String>,
+    right: String,
+) -> ConfigError {
     source.fault_at(&text.span(), Problem::Value { key, value: format!("{:?}", text.get_ref()), right })
 }
 
@@ -250,7 +256,7 @@ fn netns(
     Ok(name.clone())
 }
 
-fn number<T: TryFrom<i64>>(
+pub(super) fn number<T: TryFrom<i64>>(
     source: &Source<'_>,
     key: &'static str,
     number: &Spanned<i64>,
@@ -263,7 +269,7 @@ fn number<T: TryFrom<i64>>(
     })
 }
 
-fn duration(
+pub(super) fn duration(
     source: &Source<'_>,
     key: &'static str,
     text: Option<&Spanned<String>>,

@@ -9,7 +9,7 @@ fn machine() -> (tempfile::TempDir, Machine) {
     (directory, machine)
 }
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
+pub(super) fn parse(text: &str) -> Result<Config, ConfigError> {
     let (_directory, machine) = machine();
     Config::parse(Path::new("gw.toml"), text, &machine)
 }
@@ -20,7 +20,7 @@ fn fault(text: &str) -> String {
 }
 
 /// The message of a text below one good port: its first line is line 4.
-fn fault_below_port(text: &str) -> String {
+pub(super) fn fault_below_port(text: &str) -> String {
     fault(&format!("[[port]]\nname = \"wan0\"\ndevice = \"net_tap0,iface=up0\"\n{text}"))
 }
 
@@ -67,6 +67,14 @@ queues = false
 socket = "/run/flyover.sock"
 [metrics]
 listen = "127.0.0.1:9477"
+[ipfix]
+collectors = ["192.0.2.50:4739", "192.0.2.51:2055"]
+source = "192.0.2.1"
+active_timeout = "30s"
+template_interval = "10m"
+observation_domain = 7
+message_size = 512
+nat_events = true
 "#,
     )
     .expect("valid");
@@ -97,6 +105,17 @@ listen = "127.0.0.1:9477"
     );
     assert_eq!(config.metrics.listen, "127.0.0.1:9477".parse().ok());
     assert!(config.notices.is_empty(), "{:?}", config.notices);
+    let address = |text: &str| text.parse().expect("an address");
+    let ipfix = IpfixConfig {
+        collectors: vec![address("192.0.2.50:4739"), address("192.0.2.51:2055")],
+        source: "192.0.2.1".parse().ok(),
+        active_timeout: Duration::from_secs(30),
+        template_interval: Duration::from_secs(600),
+        observation_domain: 7,
+        message_size: 512,
+        nat_events: true,
+    };
+    assert_eq!(config.ipfix, Some(ipfix));
 }
 
 #[test]
@@ -127,7 +146,7 @@ fn what_is_left_out_has_the_contracts_defaults() {
         config.hardware,
         HardwareConfig { offload: Offload::Auto, hot: 1000, mark: None, oversize: None, model }
     );
-    assert_eq!(config.metrics.listen, None);
+    assert_eq!((config.metrics.listen, config.ipfix), (None, None));
     assert_eq!(config.api.socket, Path::new("/run/flyover.sock"));
     assert!(config.notices.is_empty());
 }
@@ -168,11 +187,11 @@ fn keys_that_do_not_exist_are_named_with_the_likely_one() {
     assert_eq!(
         fault_below_port("[florw]\nx = 1"),
         "gw.toml:4:2: unknown key `florw` (did you mean `flows`?); \
-         the keys here are port, workers, flows, policy, hardware, api, metrics"
+         the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix"
     );
     assert_eq!(
         fault_below_port("[zzz]"),
-        "gw.toml:4:2: unknown key `zzz`; the keys here are port, workers, flows, policy, hardware, api, metrics"
+        "gw.toml:4:2: unknown key `zzz`; the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix"
     );
 }
 
@@ -436,6 +455,9 @@ fn line() -> impl Strategy<Value = String> {
         "offload",
         "socket",
         "listen",
+        "collectors",
+        "source",
+        "message_size",
         "port",
         "x",
     ]);
@@ -460,6 +482,7 @@ fn line() -> impl Strategy<Value = String> {
         "[hardware]",
         "[api]",
         "[metrics]",
+        "[ipfix]\ncollectors = [\"192.0.2.1:1\"]",
         "[port]",
     ]);
     prop_oneof![

@@ -88,6 +88,16 @@ pub enum GatewayError {
     /// Metrics can't be served.
     #[error(transparent)]
     Metrics(#[from] crate::metrics::BindError),
+    /// There is no socket for a collector.
+    #[error(
+        "ipfix.collectors: no socket can be opened for {collector}; is its family there (`sysctl net.ipv6.conf.all.disable_ipv6`)?"
+    )]
+    Collector {
+        /// The collector.
+        collector: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("a {what} thread could not be started")]
     Thread {

@@ -91,12 +91,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Opens them, subscribed before anything is dumped.
-    pub(super) fn open() -> Result<Self, GatewayError> {
+    /// Opens them, subscribed before anything is dumped. `new`: to entries when they are made, too.
+    pub(super) fn open(new: bool) -> Result<Self, GatewayError> {
         // With the default of 2, entries older than the listener never tell of themselves.
         let found = sysctl::CONNTRACK_EVENTS.replace(1)?;
         let requests = RequestSocket::open()?;
-        let groups = EventGroups { new: false, update: true, destroy: true };
+        let groups = EventGroups { new, update: true, destroy: true };
         let events = EventSocket::open(groups, Some(requests.port()), RECEIVE_BUFFER)?;
         let (watcher, initial) = Watcher::open()?;
         let neighbours = Neighbours::open()?;
@@ -194,6 +194,7 @@ impl Gateway {
             }
             // The kernel's word first: what it has changed must be known before anything proves a flow.
             self.more = false;
+            self.state.export_at(self.state.clock.millis());
             self.hear_changes()?;
             self.hear_conntrack()?;
             self.hear_answers()?;
@@ -209,6 +210,7 @@ impl Gateway {
                 self.state.follow_workers();
                 self.state.log.tell_left_out();
             }
+            self.more |= self.state.export();
             self.remake.advance(now, &mut self.state.ports, &mut self.keepers);
             if self.kept.is_due(now) {
                 self.keep_neighbours(now);
@@ -229,6 +231,7 @@ impl Gateway {
                         self.release_neighbours();
                         self.state.tracker.release(now, &mut self.state.plane);
                         self.act()?;
+                        self.state.export_last();
                         return Ok(());
                     }
                     token if self.api.tokens().contains(&token.0) => {
@@ -323,12 +326,12 @@ impl Gateway {
         let mut lost = false;
         let drained = self.kernel.events.drain(BUDGET, |message| {
             state.conntrack.events += 1;
-            let (tracker, plane) = (&mut state.tracker, &mut state.plane);
             match message {
+                ConntrackMessage::New(entry) if state.is_only_new(&entry) => {}
                 ConntrackMessage::New(entry) | ConntrackMessage::Update(entry) => {
-                    tracker.entry(now, &entry, Source::Event, plane);
+                    state.tracker.entry(now, &entry, Source::Event, &mut state.plane);
                 }
-                ConntrackMessage::Destroy(entry) => tracker.destroyed(now, &entry, plane),
+                ConntrackMessage::Destroy(entry) => state.destroyed(now, &entry),
                 ConntrackMessage::Overrun => {
                     state.conntrack.overruns += 1;
                     lost = true;
@@ -464,12 +467,12 @@ impl Gateway {
             Err(error) => return tracing::error!(%error, "SIGHUP: everything stays as it is"),
         }
         let fixed = |c: &Config| {
-            let Config { ports, workers, flows, hardware, api, metrics, .. } = c.clone();
-            (ports, workers, flows.capacity, hardware, api, metrics)
+            let Config { ports, workers, flows, hardware, api, metrics, ipfix, .. } = c.clone();
+            (ports, workers, flows.capacity, hardware, api, metrics, ipfix)
         };
         if fixed(&config) != fixed(&self.state.config) {
             tracing::warn!(
-                "SIGHUP: ports, workers, capacity, hardware and sockets change with a restart only"
+                "SIGHUP: ports, workers, capacity, hardware, sockets and collectors change with a restart only"
             );
         }
         self.state.config.policy = config.policy;

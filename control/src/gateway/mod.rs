@@ -2,9 +2,11 @@
 
 mod bring_up;
 mod captures;
+mod collector;
 mod error;
 mod events;
 mod explain;
+mod export;
 mod flowtables;
 mod hardware;
 mod interfaces;

@@ -11,8 +11,9 @@ use dataplane::flow::{
 };
 use dataplane::punt::Proof;
 
+use super::export::Export;
 use super::offload::Offload;
-use crate::tracker::{DirectionCounters, Forwarding, Plane};
+use crate::tracker::{Account, Carried, DirectionCounters, Forwarding, Plane};
 
 /// Writes the flow table and the tables that its entries refer to.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct FlowPlane {
     pub(super) context_table: Arc<ContextTable>,
     pub(super) epoch: Arc<AtomicU32>,
     pub(super) offload: Offload,
+    /// Flow records for collectors, if there are any.
+    pub(super) export: Option<Box<Export>>,
 }
 
 impl FlowPlane {
@@ -188,5 +191,27 @@ impl Plane for FlowPlane {
 
     fn set_epoch(&mut self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Release);
+    }
+
+    fn carried(&self, flow: FlowRef) -> [Carried; 2] {
+        let Some(entry) = self.forwarding(flow) else { return [Carried::default(); 2] };
+        // Workers count what leaves, NICs what comes in.
+        let leaves = self.adjacency_table.get(entry.adjacency()).fields().header_len() as u16;
+        let comes_in = self.context_table.get(entry.context()).header_len();
+        let nics = self.offload.counters(flow).copied().unwrap_or_default();
+        [
+            Carried { packets: entry.packets(), bytes: entry.bytes(), header: leaves },
+            Carried { packets: nics.packets, bytes: nics.bytes, header: comes_in },
+        ]
+    }
+
+    fn keeps_accounts(&self) -> bool {
+        self.export.is_some()
+    }
+
+    fn closed(&mut self, account: &Account) {
+        if let Some(export) = &mut self.export {
+            export.closed(account);
+        }
     }
 }

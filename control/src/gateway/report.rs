@@ -65,6 +65,7 @@ impl Handler for State {
                 flowtables: self.flowtables(),
                 own_table: self.own_table.word(),
             },
+            ipfix: self.collectors(),
             notices: self.notices(),
         }
     }
@@ -170,6 +171,7 @@ impl State {
             .chain(self.own_table.notice())
             .chain(self.shortfall.notice(now, within))
             .chain(self.watchdog.notice(now))
+            .chain(self.export_notices())
             .collect()
     }
 

@@ -17,6 +17,7 @@ use super::bring_up;
 use super::captures::Captures;
 use super::error::GatewayError;
 use super::events::{Gateway, Kernel, Waker};
+use super::export::Export;
 use super::flowtables::Tagging;
 use super::offload::{self, Offload};
 use super::plane::FlowPlane;
@@ -58,7 +59,8 @@ const L2_ROOM: u16 = 64;
 pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, GatewayError> {
     // First of all, so that a second instance changes nothing.
     let api = api::Server::bind(&config.api.socket)?;
-    let kernel = Kernel::open()?;
+    let export = config.ipfix.as_ref().map(Export::open).transpose()?.map(Box::new);
+    let kernel = Kernel::open(config.ipfix.as_ref().is_some_and(|ipfix| ipfix.nat_events))?;
     let eal = Eal::init(&eal_options(config))?;
     let clock = Clock::start();
     let workers = config.workers.cores.len();
@@ -157,6 +159,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         context_table: contexts,
         epoch,
         offload,
+        export,
     };
     // Last of all: what fails before leaves no twin behind that was not there.
     for port in &ports {

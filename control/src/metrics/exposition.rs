@@ -12,7 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::{ByReason, PortHardware, PortStatus, Reason, Stats, Status, WorkerStats, WorkerStatus};
+use crate::api::{
+    ByReason, CollectorStatus, PortHardware, PortStatus, Reason, Stats, Status, WorkerStats, WorkerStatus,
+};
 
 /// What the gateway answered.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +116,8 @@ impl Collector for Scrape {
         self.kernel(&mut metrics)?;
         self.ports(&mut metrics)?;
         self.workers(&mut metrics)?;
-        self.hardware(&mut metrics)
+        self.hardware(&mut metrics)?;
+        self.ipfix(&mut metrics)
     }
 }
 
@@ -279,6 +282,18 @@ impl Scrape {
                 .extend(stages.map(|(stage, mean)| (vec![("core", core.as_str()), ("stage", stage)], mean)));
         }
         metrics.ratios("worker_cycles_per_packet", "Mean cycles a packet since the start, by stage", cycles)
+    }
+
+    fn ipfix(&self, metrics: &mut Metrics<'_>) -> fmt::Result {
+        let counts = |value: fn(&CollectorStatus) -> u64| -> Values<'_, u64> {
+            let collectors = self.status.ipfix.iter();
+            collectors.map(|to| (vec![("collector", to.collector.as_str())], value(to))).collect()
+        };
+        metrics.counters("ipfix_records", "Flow records and NAT events sent", counts(|to| to.records))?;
+        metrics.counters("ipfix_lost_records", "Flow records not sent", counts(|to| to.lost))?;
+        metrics.counters("ipfix_messages", "Messages sent to a collector", counts(|to| to.messages))?;
+        let waiting = counts(|to| to.waiting).into_iter().map(|(labels, count)| (labels, signed(count)));
+        metrics.gauges("ipfix_waiting_records", "Flow records that wait to be sent", waiting.collect())
     }
 
     fn hardware(&self, metrics: &mut Metrics<'_>) -> fmt::Result {

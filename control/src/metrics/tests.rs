@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::api::{
-    ByReason, HardwareDirections, PortHardware, PortStatus, Stats, Status, WorkerStats, WorkerStatus,
+    ByReason, CollectorStatus, HardwareDirections, PortHardware, PortStatus, Stats, Status, WorkerStats,
+    WorkerStatus,
 };
 
 fn scrape() -> Scrape {
@@ -24,6 +25,11 @@ fn scrape() -> Scrape {
     port.twin.tx_packets = 3;
     status.ports = vec![port, PortStatus { name: "lan0".to_owned(), ..PortStatus::default() }];
     status.workers = vec![WorkerStatus { core: 2, busy_percent: 12.5, ..WorkerStatus::default() }];
+    status.ipfix = vec![CollectorStatus {
+        collector: "192.0.2.50:4739".to_owned(),
+        lost: 3,
+        ..CollectorStatus::default()
+    }];
     let stats = Stats {
         workers: vec![WorkerStats { core: 2, polls: 9, ..WorkerStats::default() }],
         ..Stats::default()
@@ -62,6 +68,7 @@ fn answers_become_metrics() {
         "flyover_worker_busy_ratio{core=\"2\"} 0.125",
         "flyover_worker_polls_total{core=\"2\"} 9",
         "flyover_hardware_directions{port=\"wan0\",state=\"hardware\"} 5",
+        "flyover_ipfix_lost_records_total{collector=\"192.0.2.50:4739\"} 3",
         "flyover_hardware_used{port=\"wan0\",tier=\"full\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -137,6 +144,20 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Each metric of an expression with what it selects: label, and the values asked for.
+fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, Vec<&str>)>)> {
+    let found = names(expression).into_iter().map(|name| {
+        let rest = expression.split(name).nth(1).unwrap_or_default();
+        let inside = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
+        let pairs = inside.split(',').filter_map(|pair| pair.split_once('='));
+        let pairs = pairs.map(|(label, value)| {
+            (label.trim_end_matches('!'), value.trim_matches(['~', '"']).split('|').collect())
+        });
+        (name, pairs.collect())
+    });
+    found.collect()
+}
+
 #[test]
 fn the_dashboard_asks_for_metrics_that_there_are() {
     let dashboard = include_str!("../../../configs/grafana/flyover.json");
@@ -144,11 +165,32 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
     let mut asked = Vec::new();
     expressions(&dashboard, &mut asked);
     assert!(asked.len() > 10, "{asked:?}");
-    let exposed = sampled(&render(scrape()));
+    let text = render(scrape());
+    let exposed = sampled(&text);
     for expression in asked {
         assert!(!names(&expression).is_empty() || expression == "prometheus", "{expression}");
         for name in names(&expression) {
             assert!(exposed.contains(name), "{name} of {expression}");
+        }
+        asks_for_labels_that_there_are(&text, &expression);
+    }
+}
+
+/// Prometheus itself adds `instance`; all other labels, and values that are asked for by name, are the gateway's.
+fn asks_for_labels_that_there_are(text: &str, expression: &str) {
+    let has =
+        |name: &str, label: &str| text.lines().any(|line| line.starts_with(name) && line.contains(label));
+    for (name, labels) in selectors(expression) {
+        for (label, values) in labels.into_iter().filter(|(label, _)| *label != "instance") {
+            for value in values {
+                let wanted = format!("{label}=\"{value}\"");
+                assert!(has(name, &wanted), "{name} has no {wanted}, which {expression} asks for");
+            }
+        }
+        for by in expression.split("by (").skip(1).filter_map(|rest| rest.split(')').next()) {
+            for label in by.split(',').map(str::trim).filter(|label| *label != "instance") {
+                assert!(has(name, &format!("{label}=\"")), "{name} has no label {label}: {expression}");
+            }
         }
     }
 }

@@ -93,6 +93,12 @@ impl<'a> Iterator for Attributes<'a> {
 
 /// A number in network byte order, as nfnetlink's attributes hold it.
 #[inline]
+pub(crate) fn be64(value: &[u8]) -> Option<u64> {
+    value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// A number in network byte order, as nfnetlink's attributes hold it.
+#[inline]
 pub(crate) fn be32(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }

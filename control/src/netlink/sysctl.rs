@@ -55,6 +55,8 @@ pub struct Sysctl(pub &'static str);
 /// Whether conntrack sends events: 0 never, 1 always, 2 (the default) for entries made while there is a
 /// listener. With 2, what is older than Flyover never says that it ends.
 pub const CONNTRACK_EVENTS: Sysctl = Sysctl("net.netfilter.nf_conntrack_events");
+/// Whether conntrack counts packets and bytes, in entries that are made from then on.
+pub const CONNTRACK_ACCT: Sysctl = Sysctl("net.netfilter.nf_conntrack_acct");
 /// Most entries that the kernel keeps.
 pub const CONNTRACK_MAX: Sysctl = Sysctl("net.netfilter.nf_conntrack_max");
 /// Whether TCP windows are left unchecked for every connection.

@@ -265,6 +265,11 @@ impl Tracker {
 
     /// Takes a connection out of the table.
     fn withhold(&mut self, index: u32, plane: &mut impl Plane) {
+        if plane.keeps_accounts()
+            && let Some(account) = self.account(index, plane)
+        {
+            plane.closed(&account);
+        }
         let Some(connection) = self.connections.get_mut(index) else { return };
         if let Some(flows) = connection.flows.take() {
             self.counts[connection.class() as usize] -= 1;

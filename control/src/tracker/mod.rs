@@ -7,6 +7,7 @@
 //! Times are milliseconds since the process started. Where they are stored they are 32 bits and wrap after
 //! 49 days, which is longer than any interval that is compared.
 
+mod account;
 mod admission;
 #[cfg(test)]
 pub(crate) mod agreement;
@@ -39,6 +40,7 @@ use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key};
 use dataplane::punt::Observation;
 use hashbrown::{HashMap, HashSet};
 
+pub use account::{Account, Carried, DirectionAccount};
 pub use changes::Changed;
 pub use connection::Why;
 use connection::{Class, Connection, Dir};

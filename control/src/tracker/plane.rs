@@ -3,6 +3,8 @@
 use dataplane::flow::{EntryState, FlowRef, InsertError, Key};
 use dataplane::punt::Proof;
 
+use super::{Account, Carried};
+
 /// What workers counted for one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionCounters {
@@ -74,6 +76,17 @@ pub trait Plane {
     fn next_hop(&self, flow: FlowRef) -> Option<[u8; 6]>;
     /// Stamps all packets that are given to the kernel from now on.
     fn set_epoch(&mut self, epoch: u32);
+    /// What workers and NICs have carried of a direction.
+    fn carried(&self, flow: FlowRef) -> [Carried; 2] {
+        let DirectionCounters { packets, bytes, .. } = self.counters(flow);
+        [Carried { packets, bytes, header: 0 }, Carried::default()]
+    }
+    /// Whether [`closed`](Self::closed) wants to be told.
+    fn keeps_accounts(&self) -> bool {
+        false
+    }
+    /// A connection is about to leave the table.
+    fn closed(&mut self, _account: &Account) {}
 }
 
 #[cfg(test)]

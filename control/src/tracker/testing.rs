@@ -29,6 +29,8 @@ pub(super) struct Model {
     pub(super) next: u32,
     pub(super) epoch: u32,
     pub(super) room: Option<usize>,
+    /// What was told of connections that left the table, if anybody wants to know.
+    pub(super) closed: Option<Vec<Account>>,
 }
 
 impl Model {
@@ -159,6 +161,20 @@ impl Plane for Model {
     fn set_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
     }
+
+    fn keeps_accounts(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    fn closed(&mut self, account: &Account) {
+        for direction in [&account.orig, &account.reply] {
+            assert!(
+                self.find(&Key::from_tuple(&direction.tuple).expect("a key")).is_some(),
+                "still in the table"
+            );
+        }
+        self.closed.as_mut().expect("somebody who wants to know").push(*account);
+    }
 }
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -181,6 +197,8 @@ pub(super) fn masqueraded(proto: u8, id: u32) -> ConntrackEntry {
         has_helper: false,
         seq_adjust: false,
         synproxy: false,
+        counted: None,
+        started_ns: None,
     }
 }
 

@@ -89,6 +89,11 @@ impl Ingress {
         }
     }
 
+    /// Bytes before the IP header: Ethernet, tags, and PPPoE with PPP's protocol.
+    pub const fn header_len(self) -> u16 {
+        14 + 4 * self.vlan_tags() as u16 + if self.pppoe().is_some() { 8 } else { 0 }
+    }
+
     /// PPPoE session, if the frame was in one.
     pub const fn pppoe(self) -> Option<u16> {
         if self.encap >> 63 == 1 { Some((self.encap >> 16) as u16) } else { None }
@@ -117,7 +122,8 @@ mod tests {
         assert_eq!(ingress.port(), 513);
         assert_eq!(ingress.dst_mac(), mac);
         assert_eq!((ingress.vlan_tags(), ingress.vlans()), (2, [100, 4095]));
-        assert_eq!(ingress.pppoe(), Some(0xbeef));
+        assert_eq!((ingress.pppoe(), ingress.header_len()), (Some(0xbeef), 30));
+        assert_eq!(Ingress::untagged(513, mac).header_len(), 14);
         assert_eq!(Ingress::untagged(1, mac).in_pppoe(0).pppoe(), Some(0));
         assert_eq!(Ingress::untagged(1, mac).pppoe(), None);
     }

@@ -62,7 +62,17 @@ fn plane_on(nic: &Arc<Nic>) -> FlowPlane {
     let lengths = PortLengths { may_come: LONGEST, may_leave_by: HashMap::new() };
     offload.set_lengths(vec![lengths.clone(), lengths]);
     let epoch = Arc::new(AtomicU32::new(0));
-    FlowPlane { table, writer, adjacencies, contexts, adjacency_table, context_table, epoch, offload }
+    FlowPlane {
+        table,
+        writer,
+        adjacencies,
+        contexts,
+        adjacency_table,
+        context_table,
+        epoch,
+        offload,
+        export: None,
+    }
 }
 
 impl FlowPlane {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane::flow::{FiveTuple, TCP, UDP};
 use nix::libc;
 
-use super::entry::{ConntrackEntry, Status, TcpFlags, TcpInfo, TcpState, Zones};
-use crate::netlink::message::{Attributes, Message, Messages, NFGEN, be16, be32, error_number};
+use super::entry::{ConntrackEntry, Count, Status, TcpFlags, TcpInfo, TcpState, Zones};
+use crate::netlink::message::{Attributes, Message, Messages, NFGEN, be16, be32, be64, error_number};
 
 pub(super) const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
 pub(super) const MSG_NEW: u16 = SUBSYSTEM;
@@ -27,10 +27,13 @@ pub(super) mod cta {
     pub(crate) const HELP: u16 = 5;
     pub(crate) const TIMEOUT: u16 = 7;
     pub(crate) const MARK: u16 = 8;
+    pub(crate) const COUNTERS_ORIG: u16 = 9;
+    pub(crate) const COUNTERS_REPLY: u16 = 10;
     pub(crate) const ID: u16 = 12;
     pub(crate) const SEQ_ADJ_ORIG: u16 = 15;
     pub(crate) const SEQ_ADJ_REPLY: u16 = 16;
     pub(crate) const ZONE: u16 = 18;
+    pub(crate) const TIMESTAMP: u16 = 20;
     pub(crate) const MARK_MASK: u16 = 21;
     pub(crate) const SYNPROXY: u16 = 24;
     pub(crate) const STATUS_MASK: u16 = 26;
@@ -43,6 +46,11 @@ pub(super) mod cta {
     pub(crate) const IP_V4_DST: u16 = 2;
     pub(crate) const IP_V6_SRC: u16 = 3;
     pub(crate) const IP_V6_DST: u16 = 4;
+
+    pub(crate) const COUNTERS_PACKETS: u16 = 1;
+    pub(crate) const COUNTERS_BYTES: u16 = 2;
+
+    pub(crate) const TIMESTAMP_START: u16 = 1;
 
     pub(crate) const PROTO_NUM: u16 = 1;
     pub(crate) const PROTO_SRC_PORT: u16 = 2;
@@ -176,6 +184,7 @@ fn parse_entry(payload: &[u8]) -> Result<ConntrackEntry, Unread> {
     let mut status = Status::default();
     let (mut timeout_s, mut mark, mut tcp) = (None, None, None);
     let (mut has_helper, mut seq_adjust, mut synproxy) = (false, false, false);
+    let (mut orig_count, mut reply_count, mut started_ns) = (None, None, None);
     for (kind, value) in Attributes(attributes) {
         match kind {
             cta::TUPLE_ORIG => orig = Some(parse_tuple(value, &mut zones.orig)?),
@@ -188,6 +197,9 @@ fn parse_entry(payload: &[u8]) -> Result<ConntrackEntry, Unread> {
             cta::ID => id = be32(value),
             cta::SEQ_ADJ_ORIG | cta::SEQ_ADJ_REPLY => seq_adjust = true,
             cta::SYNPROXY => synproxy = true,
+            cta::COUNTERS_ORIG => orig_count = parse_count(value),
+            cta::COUNTERS_REPLY => reply_count = parse_count(value),
+            cta::TIMESTAMP => started_ns = find(value, cta::TIMESTAMP_START).and_then(be64),
             cta::ZONE => {
                 let zone = be16(value).ok_or(Unread::Malformed)?;
                 zones = Zones { orig: zone, reply: zone };
@@ -210,8 +222,21 @@ fn parse_entry(payload: &[u8]) -> Result<ConntrackEntry, Unread> {
         has_helper,
         seq_adjust,
         synproxy,
+        counted: orig_count.zip(reply_count).map(<[Count; 2]>::from),
+        started_ns,
     };
     Ok(entry)
+}
+
+#[inline]
+fn parse_count(value: &[u8]) -> Option<Count> {
+    let number = |kind| find(value, kind).and_then(be64);
+    Some(Count { packets: number(cta::COUNTERS_PACKETS)?, bytes: number(cta::COUNTERS_BYTES)? })
+}
+
+#[inline]
+fn find(nested: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(nested).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 #[inline]

@@ -52,7 +52,8 @@ prop_compose! {
     fn entries()(
         id in any::<u32>(), orig in tuples(), reply in tuples(), zones in zones(), status in any::<u16>(),
         timeout_s in any::<Option<u32>>(), mark in any::<Option<u32>>(), tcp in proptest::option::of(infos()),
-        attached in any::<(bool, bool, bool)>(),
+        attached in any::<(bool, bool, bool)>(), counted in any::<Option<[(u64, u64); 2]>>(),
+        started_ns in any::<Option<u64>>(),
     ) -> ConntrackEntry {
         let status = Status(u32::from(status));
         ConntrackEntry {
@@ -60,6 +61,8 @@ prop_compose! {
             has_helper: attached.0 || status.contains(Status::HELPER),
             seq_adjust: attached.1 || status.contains(Status::SEQ_ADJUST),
             synproxy: attached.2,
+            counted: counted.map(|both| both.map(|(packets, bytes)| Count { packets, bytes })),
+            started_ns,
         }
     }
 }
@@ -166,6 +169,8 @@ fn entry() -> ConntrackEntry {
         has_helper: false,
         seq_adjust: false,
         synproxy: false,
+        counted: None,
+        started_ns: None,
     }
 }
 
@@ -273,6 +278,8 @@ fn what_a_kernel_said_is_understood() {
         has_helper: false,
         seq_adjust: false,
         synproxy: false,
+        counted: None,
+        started_ns: None,
     };
     assert_eq!(parse_all(&bytes(TCP_UPDATE)).0, [ConntrackMessage::Update(update)]);
 

@@ -195,6 +195,15 @@ impl Zones {
     pub const DEFAULT: Self = Self { orig: 0, reply: 0 };
 }
 
+/// What the kernel counts of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}
+
 /// A TCP or UDP entry, as an event or a dump shows it. What is absent was not said: events name only
 /// what changed, and dumps leave out timeout and TCP state of entries in the kernel's flowtable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +230,11 @@ pub struct ConntrackEntry {
     pub seq_adjust: bool,
     /// SYNPROXY stands between the two ends (CTA_SYNPROXY).
     pub synproxy: bool,
+    /// What the kernel itself has carried, original direction first: with `nf_conntrack_acct`, in dumps, answers and
+    /// DESTROY.
+    pub counted: Option<[Count; 2]>,
+    /// When it was made, in nanoseconds since 1970: with `nf_conntrack_timestamp`, in dumps, answers and DESTROY.
+    pub started_ns: Option<u64>,
 }
 
 impl ConntrackEntry {

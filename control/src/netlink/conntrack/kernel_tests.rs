@@ -113,6 +113,8 @@ fn wanted(proto: u8, n: u32, v6: bool) -> ConntrackEntry {
         has_helper: false,
         seq_adjust: false,
         synproxy: false,
+        counted: None,
+        started_ns: None,
     }
 }
 
@@ -157,6 +159,38 @@ fn a_udp_flow_tells_its_life() {
         run("conntrack -D -p udp");
         let seen = collect(&mut socket, "DESTROY", |seen| !seen.is_empty());
         assert!(matches!(seen[..], [ConntrackMessage::Destroy(entry)] if entry.id == new.id), "{seen:?}");
+    });
+}
+
+/// What flow records rest on: the end of an entry tells what the kernel has counted, when it began, and whether it had time
+/// left.
+#[test]
+fn the_end_of_an_entry_tells_what_was_counted() {
+    in_namespace(|| {
+        track();
+        sysctl::CONNTRACK_ACCT.write(1).expect("counted");
+        run("sysctl -qw net.netfilter.nf_conntrack_timestamp=1");
+        let mut socket = events(EventGroups::ALL, None);
+        let server = UdpSocket::bind("127.0.0.1:0").expect("server");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("client");
+        let (from, to) = (client.local_addr().expect("address"), server.local_addr().expect("address"));
+        for _ in 0..3 {
+            client.send_to(&[0; 100], to).expect("sent");
+        }
+        server.send_to(&[0; 10], from).expect("sent");
+        let seen = collect(&mut socket, "NEW and UPDATE", |seen| seen.len() >= 2);
+        let told = |message: &ConntrackMessage| matches!(message, ConntrackMessage::New(e) | ConntrackMessage::Update(e) if e.counted.is_some());
+        assert!(!seen.iter().any(told), "only the end tells: {seen:?}");
+        let answer = get(&mut RequestSocket::open().expect("request socket"), tuple_of(UDP, from, to), 0);
+        run("conntrack -D -p udp");
+        let seen = collect(&mut socket, "DESTROY", |seen| !seen.is_empty());
+        let [ConntrackMessage::Destroy(last)] = seen[..] else { panic!("{seen:?}") };
+        let counted = [Count { packets: 3, bytes: 3 * 128 }, Count { packets: 1, bytes: 38 }];
+        assert_eq!((last.counted, answer.counted), (Some(counted), Some(counted)));
+        let started = last.started_ns.map(Duration::from_nanos).expect("a beginning");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time");
+        assert!(started <= now && now - started < Duration::from_secs(60), "{started:?} {now:?}");
+        assert!(last.timeout_s.is_some_and(|left| left > 0), "deleted before its time: {last:?}");
     });
 }
 

@@ -17,6 +17,6 @@ mod kernel_tests;
 mod oracle;
 
 pub use codec::{ConntrackMessage, Parsed, parse_datagram};
-pub use entry::{ConntrackEntry, Status, TcpFlags, TcpInfo, TcpState, Zones};
+pub use entry::{ConntrackEntry, Count, Status, TcpFlags, TcpInfo, TcpState, Zones};
 pub use request::{DumpFilter, EntryUpdate, Request, TcpFlagsUpdate};
 pub use socket::{EventGroups, EventSocket, RECEIVE_BUFFER, RequestSocket, SocketCounts};

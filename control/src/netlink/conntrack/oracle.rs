@@ -79,6 +79,16 @@ pub(super) fn attributes(entry: &ConntrackEntry) -> Vec<ConntrackAttribute> {
     if entry.synproxy {
         list.push(other(24 | 0x8000, &[]));
     }
+    for (count, kind) in entry.counted.iter().flatten().zip([9, 10]) {
+        let number = |kind: u16, value: u64| {
+            [&12_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_be_bytes()].concat()
+        };
+        list.push(other(kind | 0x8000, &[number(1, count.packets), number(2, count.bytes)].concat()));
+    }
+    if let Some(started) = entry.started_ns {
+        let start = [&12_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &started.to_be_bytes()].concat();
+        list.push(other(20 | 0x8000, &start));
+    }
     list.push(other(11, &[0, 0, 0, 1]));
     list.push(other(12, &entry.id.to_be_bytes()));
     list

@@ -143,6 +143,8 @@ impl Entry {
             has_helper: false,
             seq_adjust: false,
             synproxy: false,
+            counted: None,
+            started_ns: None,
         }
     }
 }

@@ -91,6 +91,7 @@ impl Rig {
             context_table,
             epoch,
             offload,
+            export: None,
         };
         Self { plane, nic, guards, flows: HashMap::new(), now: 1, lost: HashSet::new(), ttl: 64 }
     }
