@@ -144,8 +144,11 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Labels, and the values that each may have.
+type Labels<'a> = Vec<(&'a str, Vec<&'a str>)>;
+
 /// Each metric of an expression with what it selects: label, and the values asked for.
-fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, Vec<&str>)>)> {
+fn selectors(expression: &str) -> Vec<(&str, Labels<'_>)> {
     let found = names(expression).into_iter().map(|name| {
         let rest = expression.split(name).nth(1).unwrap_or_default();
         let inside = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();

@@ -103,7 +103,8 @@ mod tests {
             rig.tracker.set_local_addresses(rig.now, [entry.orig.src], &mut rig.model);
         };
         let replace = |rig: &mut Rig, entry: &ConntrackEntry| rig.event(&ConntrackEntry { id: 8, ..*entry });
-        let ways: [(&str, fn(&mut Rig, &ConntrackEntry)); 5] = [
+        type End = fn(&mut Rig, &ConntrackEntry);
+        let ways: [(&str, End); 5] = [
             ("destroyed", destroy),
             ("refused", refuse),
             ("missing", miss),
