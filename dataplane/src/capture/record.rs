@@ -90,6 +90,13 @@ pub enum Found {
     Nowhere,
 }
 
+impl Found {
+    /// By a mark, or by a lookup.
+    pub(crate) const fn by(mark: bool) -> Self {
+        if mark { Self::Mark } else { Self::Lookup }
+    }
+}
+
 /// What an entry was like when it was decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looked {

@@ -30,6 +30,8 @@ const WORTH_SENDING: usize = BURST / 2;
 
 impl<O: Onlooker> Carrier<O> {
     /// Does with each packet what was decided, in the order of their coming.
+    // Once a burst: within the round it would take registers from the loops over packets.
+    #[inline(never)]
     pub(super) fn carry_out(&mut self, lanes: &mut Lanes) {
         let Lanes { v4, v6, behind } = lanes;
         if v6.packets.is_empty() {

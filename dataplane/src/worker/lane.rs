@@ -291,6 +291,7 @@ impl<L: Line> Lane<L> {
     }
 
     /// Finds each packet's entry, decides by it, and makes ready to leave what flies. Nothing is sent yet.
+    // For one who looks on, and one for nobody: as if there were but one.
     #[inline(always)]
     pub(super) fn prepare<O: Onlooker>(
         &mut self,
@@ -374,22 +375,22 @@ impl<L: Line> Lane<L> {
                     Some(found) => found,
                     None => {
                         let verdict = Verdict::Punt(PuntReason::NoFlow, PuntEvent::None);
-                        onlooker.decided(mbuf, Found::Nowhere, None, verdict);
+                        if O::LOOKS {
+                            onlooker.decided(mbuf, Found::Nowhere, None, verdict);
+                        }
                         fates.stays(at, None, verdict);
                         continue;
                     }
                 },
             };
             let tell = |mbuf: &Mbuf, l3| link.hot.tell(&link.table, L::slot(index), mbuf, l3);
-            let found = if MARKS && O::LOOKS && lookup.is_marked(at) && guess.is_some() {
-                Found::Mark
-            } else {
-                Found::Lookup
-            };
-            let looked = onlooker.look(mbuf, entry.view(), contexts);
             let ready = match decide::flies(contexts, mbuf, outline, entry.view()) {
                 Some(adjacency) if ALONE => {
-                    onlooker.decided(mbuf, found, looked, Verdict::Fly);
+                    if O::LOOKS {
+                        let looked = onlooker.look(mbuf, entry.view(), contexts);
+                        let found = Found::by(MARKS && guess.is_some() && lookup.is_marked(at));
+                        onlooker.decided(mbuf, found, looked, Verdict::Fly);
+                    }
                     decide::saw_ack(&entry.view(), outline, now);
                     egress::make_ready(
                         adjacencies,
@@ -403,8 +404,12 @@ impl<L: Line> Lane<L> {
                 _ => {
                     let headers = Headers { key: L::any_key(*key), outline: *outline };
                     let slot = L::slot(index);
+                    let looked = if O::LOOKS { onlooker.look(mbuf, entry.view(), contexts) } else { None };
                     let verdict = held.decide_new(slot, || decide::flow(link, mbuf, &headers, slot, now));
-                    onlooker.decided(mbuf, found, looked, verdict);
+                    if O::LOOKS {
+                        let found = Found::by(MARKS && guess.is_some() && lookup.is_marked(at));
+                        onlooker.decided(mbuf, found, looked, verdict);
+                    }
                     if verdict != Verdict::Fly {
                         fates.stays(at, Some(slot), verdict);
                         if ALONE && verdict == Verdict::Hold {
