@@ -176,6 +176,7 @@ pages! {
     commands_of_tuning: "docs/tuning.md",
     commands_of_policy: "docs/policy.md",
     commands_of_packaging: "docs/packaging.md",
+    commands_of_flow_records: "docs/ipfix.md",
     commands_of_oracle: "docs/oracle.md",
     commands_of_guest: "docs/guest.md",
 }

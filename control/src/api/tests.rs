@@ -497,7 +497,7 @@ fn json_keys_are_stable() {
     let hardware = serde_json::to_value(PortHardware::default()).expect("JSON");
     let expected = "ages audit audit.extra audit.failing audit.looks audit.lost audit.orphaned audit.outdated \
         audit.remade directions directions.capacity directions.hardware directions.leaving directions.put_off \
-        directions.waiting driver findings ipv6 marks marks.found marks.missed name proved queues tier used vlan waits waits.longest_us waits.overran";
+        directions.waiting driver findings form ipv6 lengths marks marks.found marks.missed name proved queues tier used vlan waits waits.longest_us waits.overran";
     assert_eq!(keys(&hardware).join(" "), expected.split_whitespace().collect::<Vec<_>>().join(" "));
     let stats =
         Stats { workers: vec![WorkerStats::default()], punt: vec![PuntStats::default()], ..Stats::default() };

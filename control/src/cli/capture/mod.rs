@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dataplane::capture::What;
 use serde::Serialize;
 
 pub(super) use filter::{FilterError, compile};
@@ -125,10 +126,9 @@ fn take(
             session.end();
         }
         match session.next()? {
-            Told::Record(record) => {
-                let noted = file.note(&record)?;
-                written += u64::from(noted == Noted::Packet && !enough);
-            }
+            // What was on its way when it was enough is not wanted; what was lost is told.
+            Told::Record(record) if enough && !matches!(record.what, What::Lost { .. }) => {}
+            Told::Record(record) => written += u64::from(file.note(&record)? == Noted::Packet),
             // For those who read along.
             Told::Nothing => file.flush()?,
             Told::End => return Ok(()),

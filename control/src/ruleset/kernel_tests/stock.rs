@@ -93,7 +93,10 @@ fn the_ruleset_of_openwrt_keeps_nothing_in_the_kernel() {
 /// Tables that the documentation gives as examples.
 fn documented() -> Vec<&'static str> {
     const POLICY: &str = include_str!("../../../../docs/policy.md");
-    POLICY.split("```").skip(1).step_by(2).filter(|block| block.trim_start().starts_with("table ")).collect()
+    let blocks = POLICY.split("```").skip(1).step_by(2);
+    blocks
+        .filter_map(|block| block.strip_prefix("nft\n").filter(|rules| rules.starts_with("table ")))
+        .collect()
 }
 
 #[test]
