@@ -1,4 +1,4 @@
-//! What a flow record costs the control thread, without and with sending: the figures of docs/ipfix.md.
+//! What a flow record costs the control thread, without and with sending.
 //!
 //! `cargo run --release --package flyover --example ipfix_cost`
 
