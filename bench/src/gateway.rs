@@ -180,6 +180,7 @@ impl Gateway {
             from_kernel: Arc::new(KernelFrames::new(RING)),
             local: Arc::new(LocalAddresses::default()),
             flags: Arc::default(),
+            errands: Arc::default(),
             hot,
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),

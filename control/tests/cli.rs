@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use control::api::{
     DirectionRules, EventInfo, EventPage, Explanation, FlowFilter, FlowInfo, FlowPage, FlowState, Handler,
-    PerDirection, PortHardware, PortStatus, PuntStats, Server, Stats, Status, TupleInfo, WorkerStats,
-    WorkerStatus,
+    PerDirection, PortHardware, PortStatus, PuntStats, ReloadState, Server, Stats, Status, TupleInfo,
+    WorkerStats, WorkerStatus,
 };
 use dataplane::flow::FiveTuple;
 use dataplane::packet::PuntReason;
@@ -59,6 +59,12 @@ impl Handler for Fake {
         let end = self.flows.min(cursor + limit as u64);
         let flows = (cursor..end).map(flow).filter(|flow| filter.matches(flow)).collect();
         FlowPage { flows, next: (end < self.flows).then_some(end) }
+    }
+    fn reload(&self, _: bool, _: bool) -> Result<ReloadState, String> {
+        Err("not now".to_owned())
+    }
+    fn reloaded(&self, number: u64) -> Result<ReloadState, String> {
+        Ok(ReloadState { number, report: None })
     }
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation { why: "nobody knows".to_owned(), ..Explanation::default() }

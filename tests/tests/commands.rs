@@ -33,6 +33,7 @@ fn case(command: &str) -> Option<Case> {
         "run" => run,
         "check" => check,
         "doctor" => doctor,
+        "reload" => reload,
         "bind" => bind,
         "unbind" => unbind,
         "status" => status,
@@ -50,7 +51,8 @@ fn case(command: &str) -> Option<Case> {
 }
 
 /// Those that ask a gateway, with arguments that will do.
-const ASKING: [(&str, &[&str]); 9] = [
+const ASKING: [(&str, &[&str]); 10] = [
+    ("reload", &["--check"]),
     ("trace", &[]),
     ("status", &[]),
     ("ports", &[]),
@@ -187,6 +189,17 @@ fn check(live: &Live<'_>) -> Result<()> {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let found = Schema::read("check")?.parse(&String::from_utf8_lossy(&output.stdout))?;
     assert_eq!((&found["ok"], &found["findings"][0]["check"]), (&Value::from(false), &Value::from("config")));
+    Ok(())
+}
+
+/// What changes and what is refused is tested in `reload.rs`.
+fn reload(live: &Live<'_>) -> Result<()> {
+    for arguments in [&["reload", "--check"][..], &["reload"]] {
+        live.text(arguments)?;
+        let told = live.json(arguments, "reload")?;
+        assert_eq!((&told["outcome"], &told["error"]), (&Value::from("unchanged"), &Value::Null), "{told}");
+    }
+    failed(&live.gateway.flyover(&["reload", "--chekc"])?, 2, &["--check"]);
     Ok(())
 }
 

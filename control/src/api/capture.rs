@@ -24,7 +24,7 @@ pub struct CaptureRequest {
 pub struct CaptureHead {
     /// Of the gateway: records are understood by the same version alone.
     pub version: String,
-    /// Names of the ports by their number in records.
+    /// Names of the ports by their number in records; empty where there is no port. Those that come later have none.
     pub ports: Vec<String>,
     /// When the clock of records began: nanoseconds since 1970.
     pub epoch_ns: u64,

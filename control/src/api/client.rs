@@ -106,6 +106,11 @@ impl Client {
     /// Asks and reads the answer.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         let document = self.ask_raw(request)?;
+        self.read(&document)
+    }
+
+    /// Reads an answer, or a part of one.
+    pub fn read<T: DeserializeOwned>(&self, document: &RawValue) -> Result<T, ClientError> {
         serde_json::from_str(document.get()).map_err(|error| self.garbled(error))
     }
 

@@ -164,6 +164,8 @@ fn answer(line: &[u8], handler: &dyn Handler) -> Answer {
             Ok(tuple) => ok(handler.rules(&tuple)),
             Err(message) => error(message),
         },
+        Ok(Request::Reload { check, partial }) => handler.reload(check, partial).map_or_else(error, ok),
+        Ok(Request::Reloaded { number }) => handler.reloaded(number).map_or_else(error, ok),
         Err(message) => error(message),
     })
 }

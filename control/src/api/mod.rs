@@ -2,7 +2,7 @@
 //!
 //! A request is `{"cmd":"status"}`, `{"cmd":"ports"}`, `{"cmd":"stats"}` or
 //! `{"cmd":"flows","cursor":0,"limit":256,"filter":{…}}` or
-//! `{"cmd":"events","after":0}` or
+//! `{"cmd":"events","after":0}` or `{"cmd":"reload"}` and then `{"cmd":"reloaded","number":1}` or
 //! `{"cmd":"explain","proto":"tcp","src":"192.0.2.1:1","dst":"192.0.2.2:2"}`; a reply is `{"ok":…}` or `{"error":"…"}`.
 //! Flows come in pages: the client asks again with the page's `next` as the cursor until that is null, so that
 //! neither side ever holds more than a page.
@@ -17,6 +17,7 @@ mod explanation;
 mod hardware;
 mod prefix;
 mod protocol;
+mod reload;
 mod server;
 mod types;
 
@@ -30,11 +31,13 @@ pub use hardware::{
 };
 pub use prefix::{NoPrefix, Prefix};
 pub use protocol::{FlowFilter, FlowPage, MAX_PAGE, MAX_REQUEST, Request};
+pub use reload::{ReloadChange, ReloadOutcome, ReloadReport, ReloadState};
 pub use server::{BindError, CaptureClient, Handler, MAX_CLIENTS, Server};
 pub use types::{
-    CollectorStatus, ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo, PacketCounts,
-    PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats,
-    Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    BufferCounts, CollectorStatus, ConntrackCounts, FlowCounts, FlowInfo, FlowState, FlowtableInfo,
+    PacketCounts, PerDirection, PortCounters, PortStatus, PuntStats, RevalidationCounts, RulesetInfo,
+    StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus,
+    proto_name,
 };
 
 #[cfg(test)]

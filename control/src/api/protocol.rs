@@ -67,6 +67,20 @@ pub enum Request {
         /// As in `explain`.
         dst: SocketAddr,
     },
+    /// The configuration is to be read again: [`super::ReloadState`], without a report yet.
+    Reload {
+        /// Nothing is to be changed.
+        #[serde(default)]
+        check: bool,
+        /// Where something takes a restart, the rest is to be taken over nevertheless.
+        #[serde(default)]
+        partial: bool,
+    },
+    /// What has become of that: [`super::ReloadState`].
+    Reloaded {
+        /// The `number` that `reload` was answered with.
+        number: u64,
+    },
     /// Packets as workers see them: [`super::CaptureHead`], and then records.
     Capture(CaptureRequest),
 }

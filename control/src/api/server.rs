@@ -21,6 +21,7 @@ use super::events::EventPage;
 use super::explanation::Explanation;
 use super::hardware::{DirectionRules, PortHardware};
 use super::protocol::{self, FlowFilter, FlowPage, Reply};
+use super::reload::ReloadState;
 use super::types::{PortStatus, Stats, Status};
 
 /// Most clients at a time; one more takes the place of the one that has been silent longest.
@@ -50,6 +51,16 @@ pub trait Handler {
     fn hardware(&self) -> Vec<PortHardware>;
     /// The rules of the connection with this tuple, by direction; none if there is no such connection.
     fn rules(&self, tuple: &FiveTuple) -> Vec<DirectionRules>;
+    /// Takes the order to read the configuration again, which is done later.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    fn reload(&self, check: bool, partial: bool) -> Result<ReloadState, String>;
+    /// What has become of the order with this number.
+    ///
+    /// # Errors
+    /// When nobody knows any more.
+    fn reloaded(&self, number: u64) -> Result<ReloadState, String>;
 }
 
 /// Why the socket can't be had.

@@ -58,6 +58,12 @@ impl Handler for Fake {
     fn stats(&self) -> Stats {
         Stats::default()
     }
+    fn reload(&self, check: bool, _: bool) -> Result<ReloadState, String> {
+        if check { Ok(ReloadState { number: 7, report: None }) } else { Err("not now".to_owned()) }
+    }
+    fn reloaded(&self, number: u64) -> Result<ReloadState, String> {
+        Ok(ReloadState { number, report: Some(ReloadReport::default()) })
+    }
     fn explain(&self, _: &FiveTuple) -> Explanation {
         Explanation::default()
     }
@@ -401,6 +407,19 @@ fn clients_that_leave_mid_reply_are_forgotten() {
 }
 
 #[test]
+fn a_reload_is_ordered_and_asked_after() {
+    let server = Running::start(0);
+    let mut client = server.client();
+    let order = |check| Request::Reload { check, partial: false };
+    let state: ReloadState = client.ask(&order(true)).expect("taken");
+    assert_eq!((state.number, state.report), (7, None));
+    let refused = client.ask::<ReloadState>(&order(false)).expect_err("refused");
+    assert!(matches!(refused, ClientError::Refused(text) if text == "not now"));
+    let state: ReloadState = client.ask(&Request::Reloaded { number: 7 }).expect("known");
+    assert_eq!(state.report, Some(ReloadReport::default()));
+}
+
+#[test]
 fn silent_clients_make_room() {
     let server = Running::start(0);
     let silent: Vec<UnixStream> = (0..MAX_CLIENTS).map(|_| server.raw()).collect();
@@ -503,7 +522,7 @@ fn json_keys_are_stable() {
         Stats { workers: vec![WorkerStats::default()], punt: vec![PuntStats::default()], ..Stats::default() };
     let value = serde_json::to_value(&stats).expect("JSON");
     let short: Vec<String> = keys(&value).into_iter().filter(|key| !key.contains("_by_reason.")).collect();
-    let expected = "dropped_by_reason marks marks.found marks.missed packets packets.dropped packets.fast packets.from_kernel packets.hardware \
+    let expected = "buffers buffers.in_use buffers.total dropped_by_reason marks marks.found marks.missed packets packets.dropped packets.fast packets.from_kernel packets.hardware \
         packets.punted punt punt.control punt.dropped_by_reason punt.from_kernel punt.thread punt.to_kernel \
         punted_by_reason tracker tracker.asked tracker.changes tracker.deadline_missed tracker.entries \
         tracker.not_forwarded tracker.proofs tracker.stale_proofs tracker.table_full tracker.unasked workers \

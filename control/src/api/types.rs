@@ -368,6 +368,19 @@ pub struct Stats {
     pub punt: Vec<PuntStats>,
     /// The lives of flows.
     pub tracker: TrackerCounts,
+    /// Packet buffers.
+    #[serde(default)]
+    pub buffers: BufferCounts,
+}
+
+/// Packet buffers, of all pools together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct BufferCounts {
+    /// As many there are.
+    pub total: u64,
+    /// In the rings of ports, and with packets that are on their way.
+    pub in_use: u64,
 }
 
 /// What happened to flows, since the start.

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
-use tracing_subscriber::filter::LevelFilter;
-
 use super::capture::duration;
 use super::examples;
 use crate::api::{FlowFilter, FlowState, Prefix};
-use crate::log::Format;
+use crate::config;
 use crate::nics::{HANDED_OVER, VFIO};
 
 /// Carries the packets of connections that the kernel has let through past it, at DPDK's speed.
@@ -41,6 +39,9 @@ pub enum Command {
     /// Check a configuration and this machine without starting anything
     #[command(after_help = examples::CHECK)]
     Check(CheckArguments),
+    /// Have the running gateway read its configuration again, and take over what can change at run time
+    #[command(after_help = examples::RELOAD)]
+    Reload(ReloadArguments),
     /// What of this machine, its kernel and its ruleset keeps a gateway from its best, and what mends it
     #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorArguments),
@@ -105,12 +106,12 @@ pub struct RunArguments {
     /// ruleset does
     #[arg(long)]
     pub no_nft: bool,
-    /// How much to say on standard error
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    pub log_level: LogLevel,
-    /// How to say it; under systemd `text` goes to the journal with its fields
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    /// How much to say on standard error; goes before what the file says [default: warn]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How to say it, likewise; under systemd `text` goes to the journal with its fields [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 /// How to log.
@@ -122,7 +123,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl From<LogFormat> for Format {
+impl From<LogFormat> for config::LogFormat {
     fn from(format: LogFormat) -> Self {
         match format {
             LogFormat::Text => Self::Text,
@@ -146,14 +147,14 @@ pub enum LogLevel {
     Trace,
 }
 
-impl From<LogLevel> for LevelFilter {
+impl From<LogLevel> for config::LogLevel {
     fn from(level: LogLevel) -> Self {
         match level {
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
         }
     }
 }
@@ -285,6 +286,20 @@ pub struct CheckArguments {
     /// Ports and settings.
     #[command(flatten)]
     pub source: Source,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `flyover reload`
+#[derive(Args, Debug)]
+pub struct ReloadArguments {
+    /// Say what differs, and change nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Where something takes a restart, take over the rest nevertheless
+    #[arg(long)]
+    pub partial: bool,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use super::args::{
     Arguments, CheckArguments, Command, DoctorArguments, EventsArguments, ExplainArguments,
-    HardwareArguments, RunArguments, Shown, Source,
+    HardwareArguments, ReloadArguments, RunArguments, Shown, Source,
 };
 use super::capture::CaptureError;
 use super::check::Running;
 use super::error::ShowError;
 use super::findings::{self, Finding, Severity};
-use super::{bind, capture, check, doctor, events, explain, flows, hardware, mend, show, style, top, trace};
+use super::{
+    bind, capture, check, doctor, events, explain, flows, hardware, mend, reload, show, style, top, trace,
+};
 use crate::api::{Client, ClientError, Request, Status};
-use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine};
+use crate::config::{Config, ConfigError, DEFAULT_CONFIG, DEFAULT_SOCKET, Machine, Overrides};
 use crate::host::Host;
 use crate::log::Log;
 use crate::nics::{BindError, Kept};
@@ -27,6 +29,8 @@ use crate::nics::{BindError, Kept};
 pub struct RunOptions {
     /// The file that the configuration came from, if it came from one.
     pub config_file: Option<PathBuf>,
+    /// What goes before what the file says.
+    pub overrides: Overrides,
     /// No nftables table of Flyover's own.
     pub no_nft: bool,
     /// What is said, for `flyover events`.
@@ -53,6 +57,8 @@ enum Failure {
     #[error("check failed")]
     Check,
     #[error("{0}")]
+    Reload(String),
+    #[error("{0}")]
     Top(#[from] top::TopError),
     /// One a device.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nflyover: "))]
@@ -71,6 +77,7 @@ pub fn dispatch(arguments: Arguments, run: &Runner<'_>) -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => start(&arguments, socket, run),
         Command::Check(arguments) => check_all(&arguments, socket),
+        Command::Reload(arguments) => reload_of(&arguments, socket),
         Command::Doctor(arguments) => examine(&arguments, socket),
         Command::Bind(arguments) if arguments.status => {
             print(|out| Ok(bind::status(out, &Host::this(), arguments.output.json)?))
@@ -216,24 +223,29 @@ fn again(socket: Option<&PathBuf>, pace: Duration, why: &ClientError) -> Result<
 }
 
 fn load(source: &Source, socket: Option<PathBuf>) -> Result<Config, ConfigError> {
-    let mut config = match &source.config {
-        Some(path) => Config::load(path)?,
-        None => Config::from_ports(&source.port, &Machine::this())?,
-    };
-    if let Some(socket) = socket {
-        config.api.socket = socket;
-    }
+    let mut config = read(source)?;
+    Overrides { socket, ..Overrides::default() }.apply(&mut config);
     Ok(config)
 }
 
+fn read(source: &Source) -> Result<Config, ConfigError> {
+    match &source.config {
+        Some(path) => Config::load(path),
+        None => Config::from_ports(&source.port, &Machine::this()),
+    }
+}
+
 fn start(arguments: &RunArguments, socket: Option<PathBuf>, run: &Runner<'_>) -> Result<(), Failure> {
-    let config = load(&arguments.source, socket)?;
-    let log = Log::start(arguments.log_level.into(), arguments.log_format.into());
+    let log_level = arguments.log_level.map(Into::into);
+    let overrides = Overrides { socket, log_level, log_format: arguments.log_format.map(Into::into) };
+    let mut config = read(&arguments.source)?;
+    overrides.apply(&mut config);
+    let log = Log::start(config.log);
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let kept = Kept::of(&config);
-    let outcome = run_with(&kept, &config, arguments, log, run);
+    let outcome = run_with(&kept, &config, arguments, &overrides, log, run);
     for back in kept.give_back(&Host::this(), outcome.is_err()) {
         match back {
             Ok(bound) => tracing::warn!(nic = %bound.nic.address, "given back to the kernel: {bound}"),
@@ -248,6 +260,7 @@ fn run_with(
     kept: &Kept,
     config: &Config,
     arguments: &RunArguments,
+    overrides: &Overrides,
     log: Log,
     run: &Runner<'_>,
 ) -> Result<(), Failure> {
@@ -264,7 +277,7 @@ fn run_with(
     // Told to others, who are elsewhere.
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let config_file = arguments.source.config.as_ref().map(absolute);
-    let options = RunOptions { config_file, no_nft: arguments.no_nft, log };
+    let options = RunOptions { config_file, overrides: overrides.clone(), no_nft: arguments.no_nft, log };
     run(config, &options).map_err(Failure::Run)
 }
 
@@ -308,6 +321,16 @@ fn hardware_of(arguments: &HardwareArguments, socket: Option<&PathBuf>) -> Resul
 fn events_of(arguments: &EventsArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
     let mut client = connect(socket)?;
     print(|out| Ok(events::show(&mut client, arguments, out)?))
+}
+
+/// Exit code 1 if the configuration was not taken over, or would not be.
+fn reload_of(arguments: &ReloadArguments, socket: Option<PathBuf>) -> Result<(), Failure> {
+    let mut client = connect(socket)?;
+    let (document, report) = reload::ask(&mut client, arguments)?;
+    print(|out| {
+        Ok(if arguments.output.json { writeln!(out, "{document}")? } else { reload::show(out, &report)? })
+    })?;
+    reload::fault(&report).map_or(Ok(()), |fault| Err(Failure::Reload(fault)))
 }
 
 fn nics(act: impl FnOnce(&mut dyn Write) -> io::Result<Vec<BindError>>) -> Result<(), Failure> {

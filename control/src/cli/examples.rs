@@ -11,6 +11,12 @@ Examples:
   flyover check -c /etc/flyover/gateway.toml
   flyover check --port wan0=0000:3b:00.0 --port lan0=0000:3b:00.1 --json";
 
+pub(super) const RELOAD: &str = "\
+Examples:
+  flyover reload --check                    what differs, and what of it takes a restart
+  flyover reload
+  flyover reload --partial --json | jq .restart";
+
 pub(super) const DOCTOR: &str = "\
 Examples:
   flyover doctor

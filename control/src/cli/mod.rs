@@ -18,6 +18,7 @@ mod flows;
 mod format;
 mod hardware;
 mod mend;
+mod reload;
 mod show;
 mod style;
 mod table;

@@ -7,7 +7,9 @@ use schemars::{JsonSchema, Schema};
 
 use super::findings::Document;
 use super::flows::Rated;
-use crate::api::{DirectionRules, EventInfo, Explanation, PortHardware, PortStatus, Stats, Status};
+use crate::api::{
+    DirectionRules, EventInfo, Explanation, PortHardware, PortStatus, ReloadReport, Stats, Status,
+};
 
 /// A document's schema, as it is written.
 fn schema<T: JsonSchema>(title: &str) -> Schema {
@@ -29,6 +31,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("explain", schema::<Explanation>("flyover explain PROTO SRC DST --json")),
         ("events", schema::<Vec<EventInfo>>("flyover events --json")),
         ("event", schema::<EventInfo>("flyover events --follow --json, a line")),
+        ("reload", schema::<ReloadReport>("flyover reload --json")),
         ("check", schema::<Document<'_>>("flyover check --json, flyover doctor --json")),
     ]
 }

@@ -133,6 +133,14 @@ pub enum Problem {
     /// No port at all.
     #[error("no port: a gateway needs at least one [[port]] with a name and a device")]
     NoPort,
+    /// More ports than there can be.
+    #[error("{count} ports: a gateway has {most} at the most")]
+    TooManyPorts {
+        /// As many were given.
+        count: usize,
+        /// As many there can be.
+        most: usize,
+    },
     /// A `--port` option that isn't `NAME=DEVICE`.
     #[error("write NAME=DEVICE, as in --port wan0=0000:3b:00.0 or --port wan0=net_tap0,iface=uplink")]
     NotNameAndDevice,

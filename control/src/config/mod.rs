@@ -5,9 +5,12 @@
 
 mod bounds;
 mod device;
+mod difference;
 mod error;
 mod ipfix;
+mod keys;
 mod machine;
+mod overrides;
 mod raw;
 mod reference;
 mod resolve;
@@ -19,10 +22,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use device::{Device, PciAddress, VDEV_DRIVERS};
+pub use difference::{Change, Difference, Fixed};
 pub use error::{ConfigError, Place, Problem};
+pub use keys::{KEYS, Key, PORT_KEYS, When};
 pub use machine::Machine;
+pub use overrides::Overrides;
 pub use reference::reference;
-pub use values::{Accelerate, Bind, Construct, Mark, Offload, Tier, TwinIo};
+pub use values::{Accelerate, Bind, Construct, LogFormat, LogLevel, Mark, Offload, Tier, TwinIo};
 
 /// Where the gateway listens for `flyover status` and the like, unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover.sock";
@@ -34,6 +40,8 @@ pub const DEFAULT_CAPACITY: u32 = 1 << 20;
 pub const MAX_CAPACITY: u32 = 1 << 26;
 /// Longest name of a network interface in bytes (IFNAMSIZ less the terminator).
 pub const MAX_INTERFACE_NAME: usize = 15;
+/// Most ports of a gateway: DPDK's own limit.
+pub const MAX_PORTS: usize = dataplane::flow::MAX_PORTS;
 /// Most receive and transmit queues of one port.
 pub const MAX_QUEUES: u16 = 256;
 /// Longest config file that is read, in bytes.
@@ -58,6 +66,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// Flow records, if there is a collector for them.
     pub ipfix: Option<IpfixConfig>,
+    /// What is said, and how.
+    pub log: LogConfig,
     /// What the file asks for and this version accepts without effect, a sentence each.
     pub notices: Vec<String>,
 }
@@ -179,6 +189,15 @@ pub struct IpfixConfig {
     pub message_size: u16,
     /// Whether the beginning and the end of each NAT44 session is told.
     pub nat_events: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How much.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
 }
 
 impl Config {

@@ -14,7 +14,7 @@ use super::bounds::{
 };
 use super::error::{ConfigError, Problem, nearest};
 use super::source::Source;
-use super::values::{Accelerate, Bind, Construct, Offload, Tier, TwinIo};
+use super::values::{Accelerate, Bind, Construct, LogFormat, LogLevel, Offload, Tier, TwinIo};
 use super::{DEFAULT_CAPACITY, DEFAULT_SOCKET, MAX_INTERFACE_NAME};
 
 // What stands above a key here is its text in docs/configuration.md, and `schemars` says there what it may be: see
@@ -33,6 +33,7 @@ pub(super) struct Raw {
     pub(super) metrics: RawMetrics,
     #[schemars(with = "RawIpfix")]
     pub(super) ipfix: Option<RawIpfix>,
+    pub(super) log: RawLog,
 }
 
 /// A port: a DPDK device and the twin that stands for it in the kernel. One table a port, at least one.
@@ -223,6 +224,18 @@ pub(super) struct RawIpfix {
     #[schemars(with = "bool", extend("default" = false))]
     #[serde(default)]
     pub(super) nat_events: Option<bool>,
+}
+
+/// What is said on standard error, or in the journal.
+#[derive(Deserialize, Default, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    /// How much is said. `--log-level` wins over it.
+    #[schemars(with = "LogLevel", extend("default" = LogLevel::Warn.name()))]
+    pub(super) level: Option<Spanned<String>>,
+    /// How it is said. `--log-format` wins over it.
+    #[schemars(with = "LogFormat", extend("default" = LogFormat::Text.name()))]
+    pub(super) format: Option<Spanned<String>>,
 }
 
 const MARK: &str = "string `VALUE/MASK`";

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
+use super::keys::{KEYS, PORT_KEYS, When};
 use super::raw::{
-    RawApi, RawFlows, RawHardware, RawIpfix, RawMetrics, RawModel, RawPolicy, RawPort, RawWorkers,
+    RawApi, RawFlows, RawHardware, RawIpfix, RawLog, RawMetrics, RawModel, RawPolicy, RawPort, RawWorkers,
 };
 
 /// More allowed values than this are listed by their names alone.
@@ -25,6 +26,7 @@ pub fn reference() -> String {
     section::<RawApi>(&mut text, "[api]");
     section::<RawMetrics>(&mut text, "[metrics]");
     section::<RawIpfix>(&mut text, "[ipfix]");
+    section::<RawLog>(&mut text, "[log]");
     text
 }
 
@@ -46,12 +48,17 @@ fn section<T: JsonSchema>(text: &mut String, header: &str) {
     text.push('\n');
 }
 
-/// Whether SIGHUP takes a key over, by its name with that of its table; what it does not takes a restart.
+/// Whether a reload takes a key over, by its name with that of its table.
 fn at_run_time(key: &str) -> &'static str {
-    match key {
-        "policy.accelerate" | "policy.accept_loss" | "policy.mark" => "yes",
-        "flows.revalidate_within" | "flows.reprove_every" => "yes",
-        _ => "no",
+    let when = match key.strip_prefix("port.") {
+        Some(key) => PORT_KEYS.iter().find(|known| known.name == key).map(|key| key.when),
+        None => KEYS.iter().find(|known| known.name == key).map(|key| key.when),
+    };
+    match when {
+        Some(When::AtRunTime) => "yes",
+        Some(When::PortAnew) => "port anew",
+        Some(When::Restart(..) | When::PortRestart(_)) => "no",
+        None => "",
     }
 }
 
@@ -201,6 +208,7 @@ mod tests {
             ("api", schema::<RawApi>()),
             ("metrics", schema::<RawMetrics>()),
             ("ipfix", schema::<RawIpfix>()),
+            ("log", schema::<RawLog>()),
         ];
         for (table, schema) in &tables {
             keys(schema).into_iter().for_each(|(name, key)| look(table, name, key));

@@ -14,12 +14,13 @@ use super::bounds::{
 use super::device::Device;
 use super::error::{ConfigError, Problem};
 use super::machine::Machine;
-use super::raw::{Raw, RawFlows, RawHardware, RawPolicy, RawPort, RawWorkers};
+use super::raw::{Raw, RawFlows, RawHardware, RawLog, RawPolicy, RawPort, RawWorkers};
 use super::source::Source;
-use super::values::{self, Accelerate, Bind, Construct, Mark, Offload, Tier};
+use super::values::{self, Accelerate, Bind, Construct, LogFormat, LogLevel, Mark, Offload, Tier};
 use super::{
-    ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, MAX_INTERFACE_NAME,
-    MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo, WorkersConfig,
+    ApiConfig, Config, DEFAULT_CAPACITY, DEFAULT_SOCKET, FlowsConfig, HardwareConfig, LogConfig,
+    MAX_INTERFACE_NAME, MAX_PORTS, MetricsConfig, ModelConfig, PolicyConfig, PortConfig, TwinIo,
+    WorkersConfig,
 };
 
 /// `sun_path` without its terminator (unix(7)).
@@ -28,7 +29,12 @@ const MAX_SOCKET_PATH: usize = 107;
 /// The meaning of a file.
 pub(super) fn config(source: &Source<'_>, mut raw: Raw, machine: &Machine) -> Result<Config, ConfigError> {
     let mut ports = Ports::default();
-    for port in std::mem::take(&mut raw.port) {
+    let given = std::mem::take(&mut raw.port);
+    if let Some(beyond) = given.get(MAX_PORTS) {
+        let problem = Problem::TooManyPorts { count: given.len(), most: MAX_PORTS };
+        return Err(source.fault_at(&beyond.span(), problem));
+    }
+    for port in given {
         let span = port.span();
         ports.add(source, &span, port.into_inner(), machine)?;
     }
@@ -41,6 +47,10 @@ pub(super) fn config(source: &Source<'_>, mut raw: Raw, machine: &Machine) -> Re
 /// The meaning of `--port` options.
 pub(super) fn from_options<S: AsRef<str>>(options: &[S], machine: &Machine) -> Result<Config, ConfigError> {
     let mut ports = Ports::default();
+    if let Some(beyond) = options.get(MAX_PORTS) {
+        let problem = Problem::TooManyPorts { count: options.len(), most: MAX_PORTS };
+        return Err(Source::PortOption(beyond.as_ref()).fault(problem));
+    }
     for option in options {
         let source = Source::PortOption(option.as_ref());
         let (name, device) =
@@ -89,6 +99,7 @@ fn assemble(
             listen: raw.metrics.listen.as_ref().map(|text| listen(source, text)).transpose()?,
         },
         ipfix: raw.ipfix.as_ref().map(|raw| super::ipfix::resolve(source, raw)).transpose()?,
+        log: log(source, &raw.log)?,
         notices: Vec::new(),
     };
     Ok(Config { notices: notices(&config), ..config })
@@ -370,6 +381,17 @@ fn hardware(source: &Source<'_>, raw: &RawHardware) -> Result<HardwareConfig, Co
             hairpin: raw.model.hairpin.unwrap_or(false),
             lengths: raw.model.lengths.unwrap_or(true),
         },
+    })
+}
+
+fn log(source: &Source<'_>, raw: &RawLog) -> Result<LogConfig, ConfigError> {
+    Ok(LogConfig {
+        level: raw.level.as_ref().map_or(Ok(LogLevel::Warn), |text| {
+            LogLevel::parse(text.get_ref()).map_err(|right| value(source, "level", text, right))
+        })?,
+        format: raw.format.as_ref().map_or(Ok(LogFormat::Text), |text| {
+            LogFormat::parse(text.get_ref()).map_err(|right| value(source, "format", text, right))
+        })?,
     })
 }
 

@@ -187,11 +187,11 @@ fn keys_that_do_not_exist_are_named_with_the_likely_one() {
     assert_eq!(
         fault_below_port("[florw]\nx = 1"),
         "gw.toml:4:2: unknown key `florw` (did you mean `flows`?); \
-         the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix"
+         the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix, log"
     );
     assert_eq!(
         fault_below_port("[zzz]"),
-        "gw.toml:4:2: unknown key `zzz`; the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix"
+        "gw.toml:4:2: unknown key `zzz`; the keys here are port, workers, flows, policy, hardware, api, metrics, ipfix, log"
     );
 }
 

@@ -82,6 +82,32 @@ choices! {
 }
 
 choices! {
+    /// How much is said on standard error, or in the journal.
+    LogLevel {
+        /// What fails.
+        Error => "error",
+        /// And what an operator should look at.
+        Warn => "warn",
+        /// And what happens to ports and the ruleset.
+        Info => "info",
+        /// And what happens to connections.
+        Debug => "debug",
+        /// Everything.
+        Trace => "trace",
+    }
+}
+
+choices! {
+    /// How it is said.
+    LogFormat {
+        /// For people; under systemd in the journal, with fields.
+        Text => "text",
+        /// A JSON object a line.
+        Json => "json",
+    }
+}
+
+choices! {
     /// Who takes a port's NIC from its kernel driver, and when it goes back.
     Bind {
         /// You, before the start, by [`flyover bind`](operators-guide.md#flyover-bind-unbind).

@@ -1,5 +1,5 @@
 //! Ports and their twins at the start: all are attached before the first is configured, and all have started before those
-//! with hairpin queues between them are bound.
+//! with hairpin queues between them are bound. Ports that come later are brought up one by one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,6 +20,9 @@ use crate::config::{Config, Offload, PortConfig};
 /// Bytes of two VLAN tags: many NICs let in frames that are so much longer, and not all say so.
 const TWO_TAGS: u16 = 8;
 
+/// Why a port that came later has none.
+const NO_HAIRPINS: &str = "no hairpin queues: they are set up when the gateway starts, and the port came later; restart Flyover to have them";
+
 /// Ports with their twins, the twins for the punt thread, and the queues by worker.
 type Ports = (Vec<GatewayPort>, Vec<Twin>, Vec<Vec<WorkerPort>>);
 
@@ -29,8 +32,11 @@ pub(super) fn ports(
     pool: &Mempool,
     keepers: &Keepers,
 ) -> Result<Ports, GatewayError> {
-    let attach = |port| attach(port, workers, keepers);
-    let attached = config.ports.iter().map(attach).collect::<Result<Vec<_>, _>>()?;
+    let attached = config
+        .ports
+        .iter()
+        .map(|port| attach(port, workers, keepers.has(&port.name)))
+        .collect::<Result<Vec<_>, _>>()?;
     let between = between(config, &attached);
     let (mut ports, mut twins) = (Vec::new(), Vec::new());
     let mut queues: Vec<Vec<WorkerPort>> = (0..workers).map(|_| Vec::new()).collect();
@@ -54,6 +60,28 @@ pub(super) fn ports(
     Ok((ports, twins, queues))
 }
 
+/// A port that comes while others run. Its `number` names what its twin needs of DPDK; its queues are by worker.
+///
+/// Hairpin queues are set up before ports start, with their peers, so that it has none with those that run.
+pub(super) fn one(
+    number: usize,
+    whole: &Config,
+    config: &PortConfig,
+    workers: usize,
+    pool: &Mempool,
+    kept: bool,
+) -> Result<(GatewayPort, Twin, Vec<WorkerPort>), GatewayError> {
+    let attached = attach(config, workers, kept)?;
+    let might = !between(whole, std::slice::from_ref(&attached)).is_empty();
+    let (mut port, twin) = bring_up(number, whole, attached, &HairpinQueues::default(), pool)?;
+    port.no_hairpins = might.then(|| NO_HAIRPINS.to_owned());
+    let Some(device) = &port.port else { return Err(GatewayError::Unplugged { name: config.name.clone() }) };
+    let (rx, tx) = device.take_queues().map_err(|source| port_error(config, source))?;
+    let mut rx = rx.into_iter();
+    let queues = tx.into_iter().map(|tx| WorkerPort { rx: rx.next(), tx, marks: false }).collect();
+    Ok((port, twin, queues))
+}
+
 /// A port with its twin, not yet configured.
 struct Attached<'a> {
     config: &'a PortConfig,
@@ -68,12 +96,8 @@ fn port_error(config: &PortConfig, source: PortError) -> GatewayError {
     GatewayError::Port { name: config.name.clone(), device: config.device.to_string(), source }
 }
 
-fn attach<'a>(
-    config: &'a PortConfig,
-    workers: usize,
-    keepers: &Keepers,
-) -> Result<Attached<'a>, GatewayError> {
-    let twin = twins::open(config, keepers.has(&config.name))?;
+fn attach<'a>(config: &'a PortConfig, workers: usize, kept: bool) -> Result<Attached<'a>, GatewayError> {
+    let twin = twins::open(config, kept)?;
     let netns = config.netns.as_deref().map(|name| Path::new("/run/netns").join(name));
     let device = config.device.to_string();
     let port = Port::attach(&device, netns.as_deref()).map_err(|source| port_error(config, source))?;
@@ -177,6 +201,7 @@ fn bring_up(
         admin_up: twin.is_up().map_err(setting(name, "asked for its state"))?,
         driver: info.driver,
         port: Some(port),
+        going: false,
         twin,
         twin_io,
         oversize: whole.hardware.oversize.unwrap_or(info.oversize.max(TWO_TAGS)),

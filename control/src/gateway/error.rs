@@ -24,6 +24,12 @@ pub enum GatewayError {
         /// Why.
         source: PortError,
     },
+    /// A device went away while its port was set up.
+    #[error("port {name}: its device was taken away while it was set up")]
+    Unplugged {
+        /// The port's name.
+        name: String,
+    },
     /// A port has too few queues for the workers.
     #[error(
         "port {name}: device {device:?} has {has} transmit queues, but {wants} workers need one each; \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use dataplane::dpdk::{Eal, Mempool};
+use dataplane::dpdk::Eal;
 use dataplane::flow::{FiveTuple, TCP};
 use dataplane::punt::Observation;
 use mio::{Events, Interest, Poll, Token};
@@ -18,6 +18,7 @@ use signal_hook_mio::v1_0::Signals;
 use super::captures::Captures;
 use super::error::GatewayError;
 use super::kept::{Kept, Wish};
+use super::reload::{Progress, Reload};
 use super::remake::Remake;
 use super::service::{self, Keepers};
 use super::settle::Settling;
@@ -25,7 +26,7 @@ use super::state::State;
 use super::threads::Threads;
 use super::{HASTE, REST, TICK};
 use crate::api;
-use crate::config::Config;
+use crate::metrics::Server;
 use crate::netlink::conntrack::{
     ConntrackMessage, DumpFilter, EntryUpdate, EventGroups, EventSocket, RECEIVE_BUFFER, Request,
     RequestSocket, TcpFlagsUpdate, Zones,
@@ -116,7 +117,9 @@ impl Drop for Kernel {
 
 /// A running gateway. Dropping it stops the threads first, then closes ports and twins, then DPDK.
 pub(super) struct Gateway {
-    // First, so that workers are there to give back what they record in.
+    // First: metrics are served while the gateway is there to ask.
+    reload: Reload,
+    // Before threads, so that workers are there to give back what they record in.
     captures: Captures,
     threads: Threads,
     state: State,
@@ -133,7 +136,6 @@ pub(super) struct Gateway {
     kept: Kept,
     remake: Remake,
     keepers: Keepers,
-    _pool: Mempool,
     _eal: Eal,
 }
 
@@ -143,6 +145,7 @@ impl Gateway {
         threads: Threads,
         state: State,
         settling: Settling,
+        reload: Reload,
         captures: Captures,
         remake: Remake,
         observations: Arc<ArrayQueue<Observation>>,
@@ -150,7 +153,6 @@ impl Gateway {
         mut api: api::Server,
         waker: Waker,
         keepers: Keepers,
-        pool: Mempool,
         eal: Eal,
     ) -> Result<Self, GatewayError> {
         let registry = waker.poll.registry();
@@ -163,6 +165,7 @@ impl Gateway {
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("signals"))?;
         api.register(registry, API).map_err(failed("API socket"))?;
         Ok(Self {
+            reload,
             captures,
             threads,
             state,
@@ -178,9 +181,13 @@ impl Gateway {
             kept: Kept::default(),
             remake,
             keepers,
-            _pool: pool,
             _eal: eal,
         })
+    }
+
+    /// Metrics are served by this, until a reload says otherwise.
+    pub(super) fn serve_metrics(&mut self, server: Option<Server>) {
+        self.reload.set_metrics(server);
     }
 
     /// Follows the kernel until told to stop.
@@ -212,6 +219,9 @@ impl Gateway {
             }
             self.more |= self.state.export();
             self.remake.advance(now, &mut self.state.ports, &mut self.keepers);
+            if self.reload.advance(now, &mut self.state, &mut self.keepers) == Progress::Dump {
+                self.dump()?;
+            }
             if self.kept.is_due(now) {
                 self.keep_neighbours(now);
             }
@@ -250,18 +260,19 @@ impl Gateway {
     /// Clients that want packets are served, and those that have had enough forgotten.
     fn serve_captures(&mut self) {
         let State { ports, plane, .. } = &mut self.state;
-        let names: Vec<&str> = ports.iter().map(|port| port.config.name.as_str()).collect();
+        let names = ports.names();
         self.captures.advance(&names, &mut plane.offload);
         for client in self.api.captures() {
             self.captures.add(client, &names, &mut plane.offload);
         }
+        ports.keep_numbers(self.captures.are_under_way());
     }
 
     fn patience(&self) -> Duration {
         match (self.more, self.settling.is_empty()) {
             (true, _) => Duration::ZERO,
             (_, false) => HASTE,
-            _ if self.state.tracker.is_empty() => REST,
+            _ if self.state.tracker.is_empty() && !self.state.desk.is_busy() => REST,
             _ => TICK,
         }
     }
@@ -442,47 +453,8 @@ impl Gateway {
             if signal != SIGHUP {
                 return true;
             }
-            self.reload();
+            self.state.desk.signal();
         }
         false
-    }
-
-    /// Reads the configuration again and takes over what can change at run time.
-    fn reload(&mut self) {
-        let Some(path) = self.state.config_file.clone() else {
-            tracing::warn!(
-                "SIGHUP: there is no config file to read again; the gateway was started with --port"
-            );
-            return;
-        };
-        let config = match Config::load(&path) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP: the config file has a fault; everything stays as it is");
-                return;
-            }
-        };
-        match super::start::timing(&config) {
-            Ok(timing) => self.state.tracker.set_timing(timing),
-            Err(error) => return tracing::error!(%error, "SIGHUP: everything stays as it is"),
-        }
-        let fixed = |c: &Config| {
-            let Config { ports, workers, flows, hardware, api, metrics, ipfix, .. } = c.clone();
-            (ports, workers, flows.capacity, hardware, api, metrics, ipfix)
-        };
-        if fixed(&config) != fixed(&self.state.config) {
-            tracing::warn!(
-                "SIGHUP: ports, workers, capacity, hardware, sockets and collectors change with a restart only"
-            );
-        }
-        self.state.config.policy = config.policy;
-        self.state.config.flows.revalidate_within = config.flows.revalidate_within;
-        self.state.config.flows.reprove_every = config.flows.reprove_every;
-        self.state.read_rules();
-        // What the new policy selects, and what it no longer does, shows in a dump.
-        if let Err(error) = self.dump() {
-            tracing::error!(%error, "SIGHUP: conntrack could not be read again");
-        }
-        tracing::info!("SIGHUP: configuration read again");
     }
 }

@@ -124,7 +124,7 @@ impl State {
             Err(error) => return Some(format!("no way to {to}: {error}")),
             Ok(way) => way.ifindex,
         };
-        let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
+        let twins = self.ports.twins();
         if twins.iter().any(|twin| interfaces::above(*twin, &self.links).contains(&found)) {
             return None;
         }

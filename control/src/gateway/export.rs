@@ -193,7 +193,7 @@ impl State {
     /// Another pass of the loop begins.
     pub(super) fn export_at(&mut self, now: u64) {
         if let Some(export) = &mut self.plane.export {
-            export.at(now, self.ports.iter().map(|port| port.ifindex));
+            export.at(now, self.ports.twins().into_iter());
         }
     }
 

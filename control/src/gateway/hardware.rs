@@ -1,8 +1,7 @@
 //! The gateway's hardware: which hot directions may go into it, and what is told of it.
 
-use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key, MarkCount, Snapshot};
+use dataplane::flow::{EntryState, FiveTuple, FlowRef, Key, Snapshot};
 
-use super::offload::PortRules;
 use super::ports::GatewayPort;
 use super::report::marks;
 use super::state::State;
@@ -54,22 +53,24 @@ impl State {
 
     /// What ports' hardware does, in words.
     pub(super) fn hardware_words(&self) -> String {
-        let named = |(port, rules): (&GatewayPort, &PortRules)| {
+        let named = |(number, port): (usize, &GatewayPort)| {
+            let rules = self.plane.offload.ports().get(number)?;
             let (name, tier) = (&port.config.name, rules.capabilities.tier.name());
-            match rules.capabilities.why() {
+            Some(match rules.capabilities.why() {
                 "" => format!("{name} {tier}"),
                 why => format!("{name} {tier} ({why})"),
-            }
+            })
         };
-        self.ports.iter().zip(self.plane.offload.ports()).map(named).collect::<Vec<_>>().join(", ")
+        self.in_order().into_iter().filter_map(named).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn hardware_info(&self) -> Vec<PortHardware> {
         let model = self.config.hardware.offload == Offload::Model;
         let counted = self.counted();
-        let info = |((port, rules), marked): ((&GatewayPort, &PortRules), &MarkCount)| {
+        let info = |(number, port): (usize, &GatewayPort)| {
+            let (rules, marked) = (self.plane.offload.ports().get(number)?, counted.marked.get(number)?);
             let (found, numbers) = (&rules.capabilities, rules.scheduler.numbers());
-            PortHardware {
+            Some(PortHardware {
                 name: port.config.name.clone(),
                 driver: if model { "model".to_owned() } else { port.driver.clone() },
                 tier: found.tier.name().to_owned(),
@@ -95,9 +96,9 @@ impl State {
                     overran: rules.waits.overran,
                 },
                 marks: marks(std::slice::from_ref(marked)),
-            }
+            })
         };
-        self.ports.iter().zip(self.plane.offload.ports()).zip(&counted.marked).map(info).collect()
+        self.in_order().into_iter().filter_map(info).collect()
     }
 
     /// The rules of both directions of a connection, whether they are in a NIC or not.

@@ -16,8 +16,10 @@ mod offload;
 mod own_table;
 mod plane;
 mod ports;
+mod reload;
 mod remake;
 mod report;
+mod roster;
 mod rules;
 mod service;
 mod settle;
@@ -47,8 +49,9 @@ pub fn run(config: &Config, options: &RunOptions) -> Result<(), GatewayError> {
     let listener = config.metrics.listen.map(Listener::bind).transpose()?;
     let mut gateway = start::start(config, options)?;
     let serve = |listener: Listener| listener.serve(&config.api.socket);
-    let _metrics =
+    let metrics =
         listener.map(serve).transpose().map_err(|source| GatewayError::Thread { what: "metrics", source })?;
+    gateway.serve_metrics(metrics);
     gateway.follow()
 }
 

@@ -16,6 +16,8 @@ pub(super) struct GatewayPort {
     pub(super) config: PortConfig,
     /// None once the device has been taken away.
     pub(super) port: Option<Port>,
+    /// Workers were told to drop its queues.
+    pub(super) going: bool,
     pub(super) driver: String,
     pub(super) twin: Arc<Tap>,
     /// How the twin's frames are carried; never [`TwinIo::Auto`].
@@ -73,8 +75,9 @@ impl GatewayPort {
         self.port.as_ref().filter(|port| !port.is_wanted_back())?.link().ok()
     }
 
-    /// Whether the device is being taken away; lets it go once workers have given their queues back.
-    pub(super) fn is_going(&mut self) -> bool {
+    /// Whether the device is being taken away, and workers have to be told; lets it go once they have given their queues
+    /// back.
+    pub(super) fn begins_to_go(&mut self) -> bool {
         let Some(port) = self.port.take_if(|port| port.is_wanted_back()) else { return false };
         if port.has_queues_out() {
             self.port = Some(port);
@@ -83,10 +86,11 @@ impl GatewayPort {
             tracing::error!(
                 port = self.config.name,
                 device = %self.config.device,
-                "the device was taken away: the port carries nothing until the gateway is restarted"
+                "the device was taken away: the port carries nothing until it is taken out of the configuration and \
+                 put in again, with a reload each, or the gateway is restarted"
             );
         }
-        true
+        !std::mem::replace(&mut self.going, true)
     }
 
     /// The port owns carrier: the twin shows it.

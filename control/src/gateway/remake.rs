@@ -7,6 +7,7 @@ use dataplane::punt::{Bell, Twin};
 
 use super::error::GatewayError;
 use super::ports::GatewayPort;
+use super::roster::Ports;
 use super::service::Keepers;
 use super::start::setting;
 use super::twins;
@@ -32,12 +33,12 @@ impl Remake {
     }
 
     /// Makes twins that are missing, if it is time to.
-    pub(super) fn advance(&mut self, now: u64, ports: &mut [GatewayPort], keepers: &mut Keepers) {
-        if now < self.due || !ports.iter().any(|port| port.bereft) {
+    pub(super) fn advance(&mut self, now: u64, ports: &mut Ports, keepers: &mut Keepers) {
+        if now < self.due || !ports.iter().any(|(_, port)| port.bereft) {
             return;
         }
         self.due = now + EVERY;
-        for (index, port) in ports.iter_mut().enumerate().filter(|(_, port)| port.bereft) {
+        for (index, port) in ports.iter_mut().filter(|(_, port)| port.bereft) {
             match self.make(index, port) {
                 Ok(()) => {
                     keepers.lose(&port.config.name);

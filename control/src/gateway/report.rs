@@ -1,5 +1,6 @@
 //! What the gateway tells about itself.
 
+use dataplane::dpdk::Mempool;
 use dataplane::flow::{Counter, FiveTuple, Key, MarkCount, Snapshot};
 use dataplane::packet::DropReason;
 use dataplane::worker::{Stage, StageCosts};
@@ -8,10 +9,11 @@ use super::ports::GatewayPort;
 use super::rules;
 use super::state::{State, WorkerView, policy};
 use crate::api::{
-    ByReason, ConntrackCounts, DirectionRules, EventPage, Explanation, FlowCounts, FlowFilter, FlowInfo,
-    FlowPage, FlowState, FlowtableInfo, Handler, MarkCounts, PacketCounts, PerDirection, PortCounters,
-    PortHardware, PortStatus, PuntStats, RevalidationCounts, RulesetInfo, StageCycles, Stats, Status,
-    TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus, proto_name,
+    BufferCounts, ByReason, ConntrackCounts, DirectionRules, EventPage, Explanation, FlowCounts, FlowFilter,
+    FlowInfo, FlowPage, FlowState, FlowtableInfo, Handler, MarkCounts, PacketCounts, PerDirection,
+    PortCounters, PortHardware, PortStatus, PuntStats, ReloadState, RevalidationCounts, RulesetInfo,
+    StageCycles, Stats, Status, TrackerCounts, TupleInfo, TwinCounters, WorkerStats, WorkerStatus,
+    proto_name,
 };
 use crate::config::Accelerate;
 use crate::ruleset::UserFlowtable;
@@ -72,7 +74,8 @@ impl Handler for State {
 
     fn ports(&self) -> Vec<PortStatus> {
         let twins = &self.punt.twins;
-        self.ports.iter().zip(twins).map(|(port, twin)| port_status(port, twin)).collect()
+        let info = |(number, port)| Some(port_status(port, twins.get(number)?));
+        self.in_order().into_iter().filter_map(info).collect()
     }
 
     fn stats(&self) -> Stats {
@@ -84,6 +87,7 @@ impl Handler for State {
             dropped_by_reason: self.dropped(&counted),
             workers: self.workers.iter().map(worker_stats).collect(),
             punt: vec![self.punt_stats()],
+            buffers: self.buffers(),
             tracker: self.tracker_counts(),
         }
     }
@@ -112,9 +116,30 @@ impl Handler for State {
     fn rules(&self, tuple: &FiveTuple) -> Vec<DirectionRules> {
         self.rules_of(tuple)
     }
+
+    fn reload(&self, check: bool, partial: bool) -> Result<ReloadState, String> {
+        self.desk.order(check, partial)
+    }
+
+    fn reloaded(&self, number: u64) -> Result<ReloadState, String> {
+        self.desk.told(number)
+    }
 }
 
 impl State {
+    /// Ports with their numbers, in the order of the configuration.
+    pub(super) fn in_order(&self) -> Vec<(usize, &GatewayPort)> {
+        let place = |port: &GatewayPort| self.config.ports.iter().position(|p| p.name == port.config.name);
+        let mut ports: Vec<_> = self.ports.iter().collect();
+        ports.sort_by_key(|(_, port)| place(port));
+        ports
+    }
+
+    fn buffers(&self) -> BufferCounts {
+        let sum = |of: fn(&Mempool) -> u32| self.pools.iter().map(|pool| u64::from(of(pool))).sum();
+        BufferCounts { total: sum(Mempool::size), in_use: sum(Mempool::in_use) }
+    }
+
     fn policy_words(&self) -> String {
         match self.config.policy.accelerate {
             Accelerate::Marked => {

@@ -27,6 +27,11 @@ impl Keepers {
         std::env::var_os("NOTIFY_SOCKET").is_some()
     }
 
+    /// The twins that have one.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|keeper| keeper.interface().to_owned()).collect()
+    }
+
     /// Whether the twin of this name has one.
     pub(super) fn has(&self, twin: &str) -> bool {
         self.0.iter().any(|keeper| keeper.interface() == twin)

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use crossbeam::queue::ArrayQueue;
 use dataplane::capture::Door;
@@ -11,7 +11,7 @@ use dataplane::clock::Clock;
 use dataplane::dpdk::{Eal, EalOptions, Hugepages, Mempool, Tap};
 use dataplane::flow::{AdjacencyTable, ContextTable, FlowTable, Placement, TableConfig, WorkerCounters};
 use dataplane::punt::{Bell, KernelFrames, LocalAddresses, PuntLink, PuntRings, PuntThread};
-use dataplane::worker::{Activity, IdlePolicy, PortFlags, Worker, WorkerLink};
+use dataplane::worker::{Activity, Errands, IdlePolicy, PortFlags, Worker, WorkerLink};
 
 use super::bring_up;
 use super::captures::Captures;
@@ -21,7 +21,9 @@ use super::export::Export;
 use super::flowtables::Tagging;
 use super::offload::{self, Offload};
 use super::plane::FlowPlane;
+use super::reload::{self, Desk, Reload};
 use super::remake::Remake;
+use super::roster;
 use super::service::Keepers;
 use super::settle::Settling;
 use super::shares::Shares;
@@ -31,7 +33,7 @@ use super::threads::Threads;
 use super::watchdog::Watchdog;
 use crate::api;
 use crate::cli::RunOptions;
-use crate::config::{Config, PortConfig};
+use crate::config::{Config, Fixed, MAX_PORTS, PortConfig};
 use crate::netlink::sysctl::ConntrackSettings;
 use crate::ruleset::Judgement;
 use crate::tracker::{Timing, Tracker};
@@ -50,10 +52,12 @@ const COMMANDS: usize = 16_384;
 const ADJACENCIES: usize = 65_536;
 /// Packets that a worker may hold, and buffers that its cache keeps.
 const HELD: usize = dataplane::worker::HOLD_CAPACITY;
-const CACHE: u32 = 256;
+pub(super) const CACHE: u32 = 256;
 /// Room in a buffer: an Ethernet frame with two tags and PPPoE around the MTU, and the longest L2 header that
 /// may take the place of a shorter one.
 const L2_ROOM: u16 = 64;
+/// Ports that may be added without hugepages: for so many more there is memory.
+const SPARE_PORTS: usize = 8;
 
 /// Brings everything up, up to and including the threads.
 pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, GatewayError> {
@@ -84,7 +88,10 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let rings = PuntRings::new(CONTROL_RING, TRANSIT_RING);
     let observations = Arc::new(ArrayQueue::new(OBSERVATIONS));
     let commands = Arc::new(ArrayQueue::new(COMMANDS));
-    let new_twins = Arc::new(ArrayQueue::new(ports.len()));
+    let new_twins = Arc::new(ArrayQueue::new(2 * MAX_PORTS));
+    let old_twins = Arc::new(ArrayQueue::new(2 * MAX_PORTS));
+    let nanos = u64::try_from(config.workers.idle_sleep.as_nanos()).unwrap_or(u64::MAX);
+    let longest_nap = Arc::new(AtomicU64::new(nanos));
     let to_workers: Vec<_> = (0..workers).map(|_| Arc::new(KernelFrames::new(FROM_KERNEL_RING))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let local = Arc::new(LocalAddresses::default());
@@ -99,21 +106,16 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         observations: Arc::clone(&observations),
         commands: Arc::clone(&commands),
         new_twins: Arc::clone(&new_twins),
+        old_twins: Arc::clone(&old_twins),
+        longest_nap: Arc::clone(&longest_nap),
         tags: tagging.queue(),
         bell: Arc::clone(&bell),
         wake: waker.notifier(),
         epoch: Arc::clone(&epoch),
         stop: Arc::clone(&stop),
     };
-    let punt = PuntThread::new(
-        twins,
-        punt_link,
-        Arc::clone(&table),
-        table.qsbr().register()?,
-        pool.clone(),
-        clock,
-        config.workers.idle_sleep,
-    );
+    let punt =
+        PuntThread::new(twins, punt_link, Arc::clone(&table), table.qsbr().register()?, pool.clone(), clock);
     let punt_counters = punt.counters();
 
     let flags = Arc::new(PortFlags::default());
@@ -124,11 +126,14 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     let cores = config.workers.cores.iter().zip(0..);
     for ((((core, number), queues), from_kernel), door) in cores.zip(queues).zip(to_workers).zip(&doors) {
         let (counters, activity) = (Arc::new(WorkerCounters::default()), Arc::new(Activity::default()));
+        let errands = Arc::new(Errands::default());
         views.push(WorkerView {
             core: *core,
             counters: Arc::clone(&counters),
             activity: Arc::clone(&activity),
             shares: Shares::default(),
+            errands: Arc::clone(&errands),
+            frames: Arc::clone(&from_kernel),
         });
         let link = WorkerLink {
             table: Arc::clone(&table),
@@ -138,6 +143,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
             from_kernel,
             local: Arc::clone(&local),
             flags: Arc::clone(&flags),
+            errands,
             hot: hot.of_worker(number),
             counters,
             activity,
@@ -147,7 +153,8 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         threads.push((usize::from(*core), Worker::new(queues, link, table.qsbr().register()?, clock, idle)));
     }
 
-    let captures = Captures::new(doors, Arc::clone(&flags), clock, waker.notifier().into());
+    let errands = views.iter().map(|view| Arc::clone(&view.errands)).collect();
+    let captures = Captures::new(doors, errands, clock, waker.notifier().into());
     let settling = Settling::new(Arc::clone(table.qsbr()), commands, Arc::clone(&bell));
     let offload = Offload::new(hardware, (&table, &contexts, &adjacencies));
     let plane = FlowPlane {
@@ -169,6 +176,18 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     keepers.retain(&names);
     ports.iter().for_each(|port| keepers.hold(&port.config.name, &port.twin));
     let threads = Threads::start(threads, punt, stop)?;
+    let reload = Reload::new(reload::Links {
+        overrides: options.overrides.clone(),
+        fixed: Fixed {
+            most_mtu: data_room(config).saturating_sub(L2_ROOM),
+            nics: eal.uses_hugepages() && config.ports.iter().any(|port| !port.device.is_vdev()),
+        },
+        data_room: pool.data_room(),
+        new_twins: Arc::clone(&new_twins),
+        old_twins,
+        longest_nap,
+        bell: Arc::clone(&bell),
+    });
     let remake = Remake::new(new_twins, bell);
     let state = State {
         config: config.clone(),
@@ -178,7 +197,7 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         clock,
         tracker,
         plane,
-        ports,
+        ports: roster::Ports::new(ports),
         workers: views,
         punt: punt_counters,
         local,
@@ -193,12 +212,15 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         tagging,
         own_table: super::own_table::OwnTable::new(options.no_nft),
         conntrack: ConntrackTotals::default(),
+        desk: Desk::default(),
+        pools: vec![pool],
         ready: false,
     };
     Gateway::new(
         threads,
         state,
         settling,
+        reload,
         captures,
         remake,
         observations,
@@ -206,7 +228,6 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
         api,
         waker,
         keepers,
-        pool,
         eal,
     )
 }
@@ -224,6 +245,7 @@ fn eal_options(config: &Config) -> EalOptions {
         // NICs need memory that they can address; vdevs do as well without.
         hugepages: Hugepages::Auto,
         memory_mb: Some(packet_memory_mb(config, config.workers.cores.len())),
+        spare_mb: spare_memory_mb(config, config.workers.cores.len()),
         pci_allow,
         file_prefix: format!("flyover{}", std::process::id()),
         ..EalOptions::default()
@@ -235,7 +257,7 @@ pub(super) fn descriptors(port: &PortConfig) -> u16 {
 }
 
 /// Buffers for every place in which one can be at a time.
-fn packet_count(config: &Config, workers: usize) -> usize {
+pub(super) fn packet_count(config: &Config, workers: usize) -> usize {
     let queues: usize = config.ports.iter().map(|port| 2 * usize::from(descriptors(port)) * workers).sum();
     let threads = workers + 1;
     let bursts = workers * config.ports.len() * 2 * dataplane::worker::BURST;
@@ -261,6 +283,12 @@ pub(super) fn packet_memory_mb(config: &Config, workers: usize) -> u32 {
     let each = usize::from(data_room(config)) + 512;
     let bytes = packet_count(config, workers) * each + (64 << 20);
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+}
+
+/// For ports that are added, like the first.
+fn spare_memory_mb(config: &Config, workers: usize) -> u32 {
+    let ports = config.ports.iter().take(1).cloned().collect();
+    packet_memory_mb(&Config { ports, ..config.clone() }, workers).saturating_mul(SPARE_PORTS as u32)
 }
 
 fn packet_pool(config: &Config, workers: usize) -> Result<Mempool, GatewayError> {

@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataplane::clock::Clock;
+use dataplane::dpdk::Mempool;
 use dataplane::flow::WorkerCounters;
-use dataplane::punt::{LocalAddresses, PuntCounters};
-use dataplane::worker::{Activity, PortFlags};
+use dataplane::punt::{KernelFrames, LocalAddresses, PuntCounters};
+use dataplane::worker::{Activity, Errand, Errands, PortFlags};
 
 use super::flowtables::{self, Tagging};
 use super::interfaces::{self, Links};
 use super::kept::Place;
 use super::own_table::OwnTable;
 use super::plane::FlowPlane;
-use super::ports::{GatewayPort, PortEvent};
+use super::ports::PortEvent;
+use super::reload::Desk;
+use super::roster::Ports;
 use super::rules::Rules;
 use super::shares::Shares;
 use super::shortfall::Shortfall;
@@ -45,6 +48,18 @@ pub(super) struct WorkerView {
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) activity: Arc<Activity>,
     pub(super) shares: Shares,
+    pub(super) errands: Arc<Errands>,
+    pub(super) frames: Arc<KernelFrames>,
+}
+
+impl WorkerView {
+    /// Has the worker do something, soon.
+    pub(super) fn send(&self, errand: Errand) {
+        if let Err(errand) = self.errands.push(errand) {
+            tracing::error!(core = self.core, ?errand, "a worker does not do what it is told");
+        }
+        self.frames.wake();
+    }
 }
 
 /// See the module.
@@ -58,7 +73,7 @@ pub(super) struct State {
     pub(super) clock: Clock,
     pub(super) tracker: Tracker,
     pub(super) plane: FlowPlane,
-    pub(super) ports: Vec<GatewayPort>,
+    pub(super) ports: Ports,
     pub(super) workers: Vec<WorkerView>,
     pub(super) punt: Arc<PuntCounters>,
     pub(super) local: Arc<LocalAddresses>,
@@ -76,6 +91,9 @@ pub(super) struct State {
     pub(super) links: Links,
     pub(super) tagging: Tagging,
     pub(super) own_table: OwnTable,
+    pub(super) desk: Desk,
+    /// Of packet buffers, for ports of the start and for further ones.
+    pub(super) pools: Vec<Mempool>,
     pub(super) ready: bool,
 }
 
@@ -106,9 +124,9 @@ impl State {
 
     /// Where flowtables are, packets must go another way to the rules, and other ports may be selected; and rules may name
     /// what interfaces are called.
-    fn follow_interfaces(&mut self, now: u64) {
+    pub(super) fn follow_interfaces(&mut self, now: u64) {
         let judgement = self.rules.judgement();
-        let twins: Vec<u32> = self.ports.iter().map(|port| port.ifindex).collect();
+        let twins = self.ports.twins();
         let flowtables = flowtables::of(judgement, &twins, &self.links);
         let names = interfaces::names(&twins, &self.links);
         let tagged = self.tagging.follow(judgement, &self.links);
@@ -124,7 +142,8 @@ impl State {
 
     /// What can come in is for ports to say, what can leave for interfaces.
     fn follow_lengths(&mut self) {
-        let come: Vec<(u32, u16)> = self.ports.iter().map(|port| (port.ifindex, port.may_come())).collect();
+        let may_come = |number| self.ports.get(number).map_or((0, 0), |port| (port.ifindex, port.may_come()));
+        let come: Vec<(u32, u16)> = (0..self.ports.len()).map(may_come).collect();
         self.plane.offload.set_lengths(interfaces::lengths(&come, &self.links));
     }
 
@@ -139,7 +158,7 @@ impl State {
         let fixed = initial.neighbours.iter().filter(|neighbour| neighbour.fixed);
         self.fixed = fixed.map(|n| (n.ifindex, n.address)).collect();
         for link in &initial.links {
-            let index = self.ports.iter().position(|port| port.ifindex == link.ifindex);
+            let index = self.ports.of_twin(link.ifindex);
             if let Some((index, port)) = index.and_then(|i| Some((i, self.ports.get_mut(i)?))) {
                 self.flags.set_bridged(index, link.master.is_some());
                 port.follow_twin(link);
@@ -222,7 +241,7 @@ impl State {
             self.neighbours.retain(|(ifindex, _), _| *ifindex != link.ifindex);
             self.fixed.retain(|(ifindex, _)| *ifindex != link.ifindex);
         }
-        let Some(index) = self.ports.iter().position(|port| port.ifindex == link.ifindex) else {
+        let Some(index) = self.ports.of_twin(link.ifindex) else {
             // Bridges, VLANs, bonds: what is built on twins matters too.
             return Some(Changed::Anything);
         };
@@ -248,8 +267,8 @@ impl State {
         let now = self.clock.millis();
         for index in 0..self.ports.len() {
             let Some(port) = self.ports.get_mut(index) else { continue };
-            if port.is_going() {
-                self.flags.set_gone(index);
+            if port.begins_to_go() {
+                self.workers.iter().for_each(|worker| worker.send(Errand::LetGo(index)));
                 self.plane.offload.lost_all(index);
             }
             let event = port.follow_carrier();

@@ -54,6 +54,10 @@ enum Verdict {
     Goes,
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Watchdog {
     /// One that is told as often as the service manager wants to hear, if there is one. `longest_sleep` is that of a thread
     /// without work.
@@ -62,10 +66,16 @@ impl Watchdog {
     }
 
     fn after(patience: Option<Duration>, longest_sleep: Duration) -> Self {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let every = patience.map_or(EVERY, |patience| (millis(patience) / LOOKS).max(1));
-        let grace = every.max(millis(longest_sleep) * 2 + SLACK);
-        Self { wanted: patience.is_some(), every, grace, due: 0, seen: Vec::new(), stuck: None }
+        let wanted = patience.is_some();
+        let mut watchdog = Self { wanted, every, grace: every, due: 0, seen: Vec::new(), stuck: None };
+        watchdog.expect_sleeps(longest_sleep);
+        watchdog
+    }
+
+    /// A thread without work sleeps so long from now on. Whoever is asleep wakes up to hear of it.
+    pub(super) fn expect_sleeps(&mut self, longest: Duration) {
+        self.grace = self.every.max(millis(longest) * 2 + SLACK);
     }
 
     /// Takes in the rounds of all threads, always in the same order.

@@ -9,27 +9,21 @@ mod limit;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::stat::fstat;
 use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 pub use journal::Journal;
 use limit::{Limit, Limited};
 
-/// How lines on standard error look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// An object a line.
-    Json,
-}
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// What was said lately, and what was left out.
 #[derive(Clone, Debug, Default)]
@@ -37,13 +31,27 @@ pub struct Log {
     journal: Journal,
     /// Of the journal, and of what is written: they hear from different levels on.
     limits: [Limit; 2],
+    /// From which level on something is written.
+    level: Arc<OnceLock<Handle<LevelFilter, Registry>>>,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
 }
 
 impl Log {
-    /// Begins to log, from this level on. Of several in one process the first stays.
-    pub fn start(level: LevelFilter, format: Format) -> Self {
+    /// Begins to log. Of several in one process the first stays.
+    pub fn start(config: LogConfig) -> Self {
         let log = Self::default();
-        let subscriber = log.subscriber(output(format), level);
+        let subscriber = log.subscriber(output(config.format), config.level.into());
         // A second subscriber in the same process is refused.
         let _ = subscriber.try_init();
         log
@@ -57,9 +65,19 @@ impl Log {
         let [kept, written] = self.limits.clone();
         let written = Limited { limit: written, layer: output };
         let kept = Limited { limit: kept, layer: self.journal.clone() };
+        let (level, handle) = reload::Layer::new(level);
+        // A log has one subscriber.
+        let _ = self.level.set(handle);
         tracing_subscriber::registry()
             .with(written.with_filter(level))
             .with(kept.with_filter(LevelFilter::INFO))
+    }
+
+    /// Writes from another level on.
+    pub fn set_level(&self, level: LogLevel) {
+        if let Some(Err(error)) = self.level.get().map(|handle| handle.reload(LevelFilter::from(level))) {
+            tracing::warn!(%error, "the log's level stays as it is");
+        }
     }
 
     /// What is kept of it.
@@ -82,8 +100,8 @@ impl Log {
 }
 
 /// To the journal with its fields, or to standard error.
-fn output(format: Format) -> Box<dyn Layer<Registry> + Send + Sync> {
-    if format == Format::Text
+fn output(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    if format == LogFormat::Text
         && stderr_is_the_journal()
         && let Ok(journald) = tracing_journald::layer()
     {
@@ -92,8 +110,8 @@ fn output(format: Format) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
     match format {
-        Format::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     }
 }
 
@@ -158,6 +176,24 @@ mod tests {
         let kept = said(&log);
         assert_eq!(kept.iter().filter(|message| *message == "it has to be said").count(), 10, "{kept:?}");
         assert_eq!(kept.iter().filter(|message| *message == "kept alone").count(), 20, "{kept:?}");
+    }
+
+    #[test]
+    fn the_level_changes_while_it_logs() {
+        let (log, lines) = (Log::default(), Lines::default());
+        let writer = lines.clone();
+        let output = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.subscriber(output.boxed(), LevelFilter::WARN), || {
+            for (level, word) in
+                [(LogLevel::Warn, "first"), (LogLevel::Debug, "second"), (LogLevel::Error, "third")]
+            {
+                log.set_level(level);
+                tracing::debug!("{word}");
+            }
+        });
+        let written = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("text");
+        assert_eq!(written.lines().count(), 1, "{written}");
+        assert!(written.contains("second"), "{written}");
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Listener {
             .max_blocking_threads(2)
             .build()?;
         let socket: Arc<Path> = socket.into();
+        let address = self.address()?;
         let body = move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -84,15 +85,23 @@ impl Listener {
             runtime.shutdown_background();
         };
         let thread = Builder::new().name("metrics".to_owned()).spawn(body)?;
-        Ok(Server { stop: Some(stop), thread: Some(thread) })
+        Ok(Server { address, stop: Some(stop), thread: Some(thread) })
     }
 }
 
 /// The thread that answers. Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
+    address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
 }
 
 impl Drop for Server {

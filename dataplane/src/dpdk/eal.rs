@@ -35,6 +35,8 @@ pub struct EalOptions {
     pub hugepages: Hugepages,
     /// Memory in MB: reserved at the start, and without hugepages also the limit (256 if not said).
     pub memory_mb: Option<u32>,
+    /// MB that are had besides without hugepages, where they cost nothing until they are used.
+    pub spare_mb: u32,
     /// PCI addresses to probe; with none the PCI bus is left alone.
     pub pci_allow: Vec<String>,
     /// Tells the files of one DPDK process from another's.
@@ -52,6 +54,7 @@ impl Default for EalOptions {
         Self {
             hugepages: Hugepages::Auto,
             memory_mb: None,
+            spare_mb: 0,
             pci_allow: Vec::new(),
             file_prefix: "flyover".to_owned(),
             main_core: None,
@@ -200,7 +203,8 @@ fn arguments(options: &EalOptions, hugepages: bool, affinity: &CpuSet) -> Vec<St
         // `--in-memory` is refused here, and not needed.
         arguments.push("--no-huge".to_owned());
         arguments.push("-m".to_owned());
-        arguments.push(options.memory_mb.unwrap_or(DEFAULT_MEMORY_MB).to_string());
+        let memory_mb = options.memory_mb.unwrap_or(DEFAULT_MEMORY_MB);
+        arguments.push(memory_mb.saturating_add(options.spare_mb).to_string());
     }
     if options.pci_allow.is_empty() {
         arguments.push("--no-pci".to_owned());

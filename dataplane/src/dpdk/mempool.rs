@@ -50,6 +50,7 @@ pub struct Mempool {
 #[derive(Debug)]
 struct Inner {
     pool: NonNull<sys::rte_mempool>,
+    count: u32,
     data_room: u16,
     running: ManuallyDrop<Arc<Running>>,
 }
@@ -89,7 +90,12 @@ impl Mempool {
             let cause = Cause::from_return(ret, lines);
             return Err(MempoolError::Refused { name: name.to_owned(), count, cause });
         };
-        Ok(Self { inner: Arc::new(Inner { pool, data_room, running: ManuallyDrop::new(running) }) })
+        Ok(Self { inner: Arc::new(Inner { pool, count, data_room, running: ManuallyDrop::new(running) }) })
+    }
+
+    /// Buffers, wherever they are.
+    pub fn size(&self) -> u32 {
+        self.inner.count
     }
 
     /// Buffers in the pool and its caches.
@@ -101,6 +107,11 @@ impl Mempool {
     /// Buffers that are out: held as [`Mbuf`]s, or in the rings of ports.
     pub fn in_use(&self) -> u32 {
         self.inner.in_use()
+    }
+
+    /// Whether this is the same pool.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// The longest frame, in bytes, that one segment holds.

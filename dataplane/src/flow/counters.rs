@@ -25,6 +25,11 @@ impl Counter {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Begins anew; for the adding thread.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Packets and bytes.
@@ -42,6 +47,12 @@ impl PacketCounter {
     pub fn add(&self, packets: u64, bytes: u64) {
         self.packets.add(packets);
         self.bytes.add(bytes);
+    }
+
+    /// Begins anew; for the adding thread.
+    pub fn reset(&self) {
+        self.packets.reset();
+        self.bytes.reset();
     }
 }
 
@@ -106,6 +117,15 @@ impl WorkerCounters {
     #[inline]
     pub fn transmitted(&self, port: u16) -> Option<&PacketCounter> {
         self.0.transmitted.get(usize::from(port))
+    }
+
+    /// Begins anew with what is counted by port; for the worker.
+    pub fn forget_port(&self, port: usize) {
+        if let (Some(transmitted), Some(marked)) = (self.0.transmitted.get(port), self.0.marked.get(port)) {
+            transmitted.reset();
+            marked.found.reset();
+            marked.missed.reset();
+        }
     }
 
     /// Marked packets that came in by a port; `None` for a port beyond [`MAX_PORTS`].

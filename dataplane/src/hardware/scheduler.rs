@@ -120,6 +120,11 @@ impl<K: Name> Scheduler<K> {
         (self.policy.capacity, self.capacity) = (most, most);
     }
 
+    /// From other rates on directions go in, and come out: the next time that they are counted.
+    pub fn set_rates(&mut self, hot: u64, cold: u64) {
+        (self.policy.hot, self.policy.cold) = (hot, cold);
+    }
+
     /// How many packets a direction has had by now, in software and in hardware together. Of one in hardware this has to
     /// be told from time to time, or its rule looks as useful as it was last.
     pub fn counted(&mut self, name: K, packets: u64, now: u64) {

@@ -48,6 +48,12 @@ impl KernelFrames {
     /// When the ring is full.
     pub fn push(&self, frame: FromKernel) -> Result<(), FromKernel> {
         self.queue.push(frame)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Wakes the worker if it sleeps: there is something for it to look at.
+    pub fn wake(&self) {
         // Pairs with the store in `sleep`: either it finds the frame, or this finds it asleep.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed)
@@ -56,7 +62,6 @@ impl KernelFrames {
         {
             worker.unpark();
         }
-        Ok(())
     }
 
     /// The next frame; for the worker.

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::dpdk::{BURST_MAX, Burst, Mbuf, Mempool};
-use crate::flow::{Counter, FlowRef, FlowTable, PacketCounter, QsbrReader};
+use crate::flow::{Counter, FlowRef, FlowTable, MAX_PORTS, PacketCounter, QsbrReader};
 use crate::packet::wire::ETHER_LEN;
 use crate::packet::{self, DropReason, Ingress, PuntReason, Snapshot, source_mac};
 
@@ -50,7 +50,7 @@ pub struct TwinCounters {
 /// What the punt thread counts; written by it alone.
 #[derive(Debug, Default)]
 pub struct PuntCounters {
-    /// By twin, in the order of the ports.
+    /// By port, as many as there can be.
     pub twins: Vec<TwinCounters>,
     /// Packets given to the kernel, by [`PuntReason`].
     pub punted: [Counter; PuntReason::COUNT],
@@ -73,8 +73,12 @@ pub struct PuntCounters {
 }
 
 impl PuntCounters {
-    fn new(twins: usize) -> Self {
-        Self { twins: std::iter::repeat_with(TwinCounters::default).take(twins).collect(), ..Self::default() }
+    /// With room for ports that come later.
+    fn new() -> Self {
+        Self {
+            twins: std::iter::repeat_with(TwinCounters::default).take(MAX_PORTS).collect(),
+            ..Self::default()
+        }
     }
 
     /// What was dropped for this reason.
@@ -98,8 +102,13 @@ pub struct PuntLink {
     pub observations: Arc<ArrayQueue<Observation>>,
     /// From control.
     pub commands: Arc<ArrayQueue<PuntCommand>>,
-    /// From control: what takes the place of a port's twin that was deleted.
+    /// From control: what takes the place of a port's twin that was deleted, that of a new port, or none for a port that
+    /// is taken away.
     pub new_twins: Arc<ArrayQueue<(usize, Twin)>>,
+    /// To control: twins whose place was taken. It is control's affair to close them, which takes its time.
+    pub old_twins: Arc<ArrayQueue<(usize, Twin)>>,
+    /// From control, in nanoseconds: the longest sleep.
+    pub longest_nap: Arc<AtomicU64>,
     /// From control: which packets get a priority tag from the next epoch on.
     pub tags: Arc<ArrayQueue<PriorityTags>>,
     /// Rung after a command.
@@ -122,7 +131,6 @@ pub struct PuntThread {
     quiescence: QsbrReader,
     pool: Mempool,
     clock: Clock,
-    longest_nap: Duration,
     counters: Arc<PuntCounters>,
     prints: Fingerprints,
     unknown: Unknown,
@@ -153,9 +161,8 @@ impl PuntThread {
         quiescence: QsbrReader,
         pool: Mempool,
         clock: Clock,
-        longest_nap: Duration,
     ) -> Self {
-        let counters = Arc::new(PuntCounters::new(twins.len()));
+        let counters = Arc::new(PuntCounters::new());
         let pace = Pace::new(BATCH, link.rings.capacity());
         let outbox = Outbox::new(link.to_workers.clone(), Arc::clone(&link.observations));
         let outgoing = std::iter::repeat_with(Outgoing::default).take(twins.len()).collect();
@@ -167,7 +174,6 @@ impl PuntThread {
             quiescence,
             pool,
             clock,
-            longest_nap,
             counters,
             prints: Fingerprints::new(),
             unknown: Unknown::new(),
@@ -205,7 +211,8 @@ impl PuntThread {
                 self.quiescence.offline();
                 self.sleep(nap);
                 self.quiescence.online();
-                nap = (nap * 2).min(self.longest_nap.max(NAP));
+                let longest = Duration::from_nanos(self.link.longest_nap.load(Ordering::Relaxed));
+                nap = (nap * 2).min(longest.max(NAP));
             }
         }
     }
@@ -213,9 +220,7 @@ impl PuntThread {
     /// One round; `false` if there was nothing to do.
     fn round(&mut self) -> bool {
         while let Some((port, twin)) = self.link.new_twins.pop() {
-            if let Some(place) = self.twins.get_mut(port) {
-                *place = twin;
-            }
+            self.replace_twin(port, twin);
         }
         while let Some(command) = self.link.commands.pop() {
             // What waits in the ring was punted before the command: it goes first.
@@ -272,6 +277,27 @@ impl PuntThread {
             (self.link.wake)();
         }
         work > 0
+    }
+
+    /// Puts a twin into a port's place; what waits for the one that was there goes with it.
+    fn replace_twin(&mut self, port: usize, twin: Twin) {
+        self.flush(port);
+        while self.twins.len() <= port.min(MAX_PORTS - 1) {
+            self.twins.push(Twin::absent());
+            self.outgoing.push(Outgoing::default());
+        }
+        let Some(place) = self.twins.get_mut(port) else { return };
+        let old = std::mem::replace(place, twin);
+        if old.is_absent()
+            && let Some(counters) = self.counters.twins.get(port)
+        {
+            // Who had the number before is not who has it now.
+            counters.to_kernel.reset();
+            counters.from_kernel.reset();
+        }
+        // Without room it is closed here.
+        let _ = self.link.old_twins.push((port, old));
+        (self.link.wake)();
     }
 
     /// Carries out the commands before which all earlier packets have been given to the kernel.

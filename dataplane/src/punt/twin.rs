@@ -18,6 +18,8 @@ pub struct Twin(Way);
 
 #[derive(Debug)]
 enum Way {
+    /// The port was taken away.
+    Absent,
     /// A system call a frame.
     Tap {
         tap: Arc<Tap>,
@@ -66,9 +68,23 @@ impl Twin {
         Self(Way::Vhost { queues, early: Box::default() })
     }
 
+    /// None: takes nothing, and has nothing.
+    pub const fn absent() -> Self {
+        Self(Way::Absent)
+    }
+
+    /// Whether it is none.
+    pub const fn is_absent(&self) -> bool {
+        matches!(self.0, Way::Absent)
+    }
+
     /// Gives all packets to the kernel. Bit `i` of the answer: it has taken packet `i`.
     pub(super) fn write(&mut self, packets: &mut Burst) -> u64 {
         match &mut self.0 {
+            Way::Absent => {
+                packets.clear();
+                0
+            }
             Way::Tap { tap, scratch, .. } => {
                 let mut written = |packet: &Mbuf| {
                     if packet.segments() == 1 {
@@ -99,6 +115,7 @@ impl Twin {
     pub(super) fn read(&mut self, pool: &Mempool, frames: &mut Burst) -> Read {
         let mut read = Read::default();
         match &mut self.0 {
+            Way::Absent => {}
             Way::Tap { tap, spare, scratch } => {
                 while read.frames < BURST_MAX && !frames.is_full() {
                     let Some(mut frame) = spare.take().or_else(|| pool.alloc()) else {
@@ -144,7 +161,7 @@ impl Twin {
     /// Readies [`wake_fd`](Self::wake_fd) for a sleep; `false` if there is a frame to read instead.
     pub(super) fn arm(&mut self) -> bool {
         match &mut self.0 {
-            Way::Tap { .. } => true,
+            Way::Absent | Way::Tap { .. } => true,
             // What came before it was armed does not wake.
             Way::Vhost { queues, early } => queues.rx.arm().is_ok() && queues.rx.burst(early) == 0,
         }
@@ -161,6 +178,7 @@ impl Twin {
     /// Readable when there is a frame to read.
     pub(super) fn wake_fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.0 {
+            Way::Absent => Err(io::ErrorKind::NotFound.into()),
             Way::Tap { tap, .. } => Ok(tap.as_fd()),
             Way::Vhost { queues, .. } => queues.rx.wake_fd(),
         }

@@ -7,6 +7,7 @@
 mod carrier;
 mod decide;
 mod egress;
+mod errands;
 mod hold;
 mod hot;
 mod idle;
@@ -17,7 +18,7 @@ mod stages;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::capture::{Door, Recorder};
 use crate::clock::Clock;
@@ -25,6 +26,7 @@ use crate::dpdk::{Burst, RxQueue, TxQueue};
 use crate::flow::{AdjacencyTable, ContextTable, FlowTable, MAX_PORTS, QsbrReader, WorkerCounters};
 use crate::punt::{KernelFrames, LocalAddresses, PuntRings};
 use carrier::Carrier;
+pub use errands::{Errand, Errands};
 pub use hold::CAPACITY as HOLD_CAPACITY;
 use hold::HoldQueue;
 pub use hot::{Hot, Told};
@@ -54,15 +56,7 @@ pub struct WorkerPort {
 #[derive(Debug, Default)]
 pub struct PortFlags {
     bridged: [AtomicBool; MAX_PORTS],
-    gone: [AtomicBool; MAX_PORTS],
-    /// What is to be done between two rounds: one load tells that nothing is.
-    calls: AtomicU8,
 }
-
-/// A port is gone.
-const GONE: u8 = 1;
-/// Workers are to record.
-const RECORD: u8 = 2;
 
 impl PortFlags {
     /// The port's twin is part of a bridge, which also forwards what a router would drop.
@@ -70,31 +64,6 @@ impl PortFlags {
         if let Some(flag) = self.bridged.get(port) {
             flag.store(bridged, Ordering::Relaxed);
         }
-    }
-
-    /// The port's device is to be let go: workers drop its queues.
-    pub fn set_gone(&self, port: usize) {
-        if let Some(flag) = self.gone.get(port) {
-            flag.store(true, Ordering::Relaxed);
-            self.calls.fetch_or(GONE, Ordering::Release);
-        }
-    }
-
-    /// Workers are to record in what their [doors](Door) have for them, or to give it back.
-    pub fn set_recording(&self, recording: bool) {
-        if recording {
-            self.calls.fetch_or(RECORD, Ordering::Release);
-        } else {
-            self.calls.fetch_and(!RECORD, Ordering::Release);
-        }
-    }
-
-    fn calls(&self) -> u8 {
-        self.calls.load(Ordering::Acquire)
-    }
-
-    fn is_gone(&self, port: usize) -> bool {
-        self.gone.get(port).is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     pub(in crate::worker) fn is_bridged(&self, port: usize) -> bool {
@@ -119,6 +88,8 @@ pub struct WorkerLink {
     pub local: Arc<LocalAddresses>,
     /// What ports are.
     pub flags: Arc<PortFlags>,
+    /// What control wants done.
+    pub errands: Arc<Errands>,
     /// Whom to tell of directions with many packets.
     pub hot: Hot,
     /// Packets counted.
@@ -146,6 +117,26 @@ struct PortState {
     control_refilled: u32,
 }
 
+impl Default for PortState {
+    /// A place without a port.
+    fn default() -> Self {
+        Self {
+            rx: None,
+            tx: None,
+            marks: false,
+            out: Burst::new(),
+            control_tokens: CONTROL_BURST,
+            control_refilled: 0,
+        }
+    }
+}
+
+impl From<WorkerPort> for PortState {
+    fn from(WorkerPort { rx, tx, marks }: WorkerPort) -> Self {
+        Self { rx, tx: Some(tx), marks, ..Self::default() }
+    }
+}
+
 /// See the module. `O` looks on: nobody, unless packets are captured or traced. Each has code of its own, so that what
 /// nobody looks at costs nothing.
 #[derive(Debug)]
@@ -168,15 +159,10 @@ impl Worker {
         clock: Clock,
         idle: IdlePolicy,
     ) -> Self {
-        let state = |port: WorkerPort| PortState {
-            rx: port.rx,
-            tx: Some(port.tx),
-            marks: port.marks,
-            out: Burst::new(),
-            control_tokens: CONTROL_BURST,
-            control_refilled: 0,
-        };
-        let ports = ports.into_iter().map(state).collect();
+        // Room for those that come later, so that nothing is allocated then.
+        let mut states = Vec::with_capacity(MAX_PORTS);
+        states.extend(ports.into_iter().map(PortState::from));
+        let ports = states;
         Self {
             carrier: Carrier {
                 ports,
@@ -242,9 +228,9 @@ impl<O: Onlooker> Worker<O> {
     fn work(&mut self) -> bool {
         while !self.carrier.link.stop.load(Ordering::Relaxed) {
             let packets = O::round(self);
-            let calls = self.carrier.link.flags.calls();
-            if calls & GONE != 0 {
-                self.let_go();
+            let calls = self.carrier.link.errands.calls();
+            if calls.errands {
+                self.run_errands();
             }
             self.quiescent();
             if packets == 0 && self.carrier.held.is_empty() {
@@ -258,7 +244,7 @@ impl<O: Onlooker> Worker<O> {
                 self.idle.worked();
             }
             self.carrier.link.activity.polled(packets > 0);
-            if (calls & RECORD != 0) != O::LOOKS {
+            if calls.record != O::LOOKS {
                 return true;
             }
         }
@@ -289,13 +275,36 @@ impl<O: Onlooker> Worker<O> {
         self.quiescence.quiescent();
     }
 
-    /// Drops the queues of ports whose device is taken away. What is sent there from now on is lost.
-    fn let_go(&mut self) {
-        for (number, port) in self.carrier.ports.iter_mut().enumerate() {
-            if self.carrier.link.flags.is_gone(number) {
-                (port.rx, port.tx) = (None, None);
+    /// Does what control wants done: between two rounds, where no packet is on its way but those that are held.
+    #[cold]
+    fn run_errands(&mut self) {
+        while let Some(errand) = self.carrier.link.errands.pop() {
+            match errand {
+                Errand::Take(number, port) => self.take(number, port),
+                Errand::LetGo(number) => {
+                    if let Some(port) = self.carrier.ports.get_mut(number) {
+                        *port = PortState::default();
+                    }
+                }
+                Errand::Rest(policy) => self.idle = Idle::new(policy),
+                Errand::Tell(hot) => self.carrier.link.hot = hot,
             }
         }
+    }
+
+    fn take(&mut self, number: usize, port: WorkerPort) {
+        if number >= MAX_PORTS {
+            return;
+        }
+        let ports = &mut self.carrier.ports;
+        while ports.len() <= number {
+            ports.push(PortState::default());
+        }
+        if let Some(place) = ports.get_mut(number) {
+            *place = PortState::from(port);
+        }
+        // Who had the number before is not who has it now.
+        self.carrier.link.counters.forget_port(number);
     }
 
     fn receive(&mut self, port: usize) -> usize {

@@ -147,6 +147,7 @@ impl FastPath {
             from_kernel: Arc::new(KernelFrames::new(1)),
             local: Arc::new(local),
             flags: Arc::new(flags),
+            errands: Arc::default(),
             hot: Hot::default(),
             counters: Arc::clone(&counters),
             activity: Arc::new(Activity::default()),

@@ -83,7 +83,8 @@ pub(super) fn run(client: Client, arguments: &CaptureArguments) -> Result<(), Ca
     // A file that is there is replaced only when there is something to put into it.
     let out: Box<dyn Write> =
         if to_stdout { Box::new(io::stdout().lock()) } else { Box::new(create(&arguments.write)?) };
-    let chosen = |name: &&String| arguments.interface.is_empty() || arguments.interface.contains(name);
+    let all = arguments.interface.is_empty();
+    let chosen = |name: &String| !name.is_empty() && (all || arguments.interface.contains(name));
     let ports: Vec<(u16, &str)> = (0..)
         .zip(&head.ports)
         .filter(|(_, name)| chosen(name))

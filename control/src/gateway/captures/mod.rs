@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use dataplane::capture::{Door, Filter, Instruction, Points, Recorder, Wanted};
 use dataplane::clock::Clock;
-use dataplane::worker::PortFlags;
+use dataplane::worker::Errands;
 
 use super::offload::Offload;
 use crate::api::{CaptureClient, CaptureHead, CaptureRequest};
@@ -24,7 +24,7 @@ const ROOM: usize = 4 << 20;
 /// See the module.
 pub(super) struct Captures {
     doors: Vec<Arc<Door>>,
-    flags: Arc<PortFlags>,
+    errands: Vec<Arc<Errands>>,
     clock: Clock,
     /// Has control look again.
     wake: Arc<dyn Fn() + Send + Sync>,
@@ -50,11 +50,16 @@ impl std::fmt::Debug for Captures {
 impl Captures {
     pub(super) fn new(
         doors: Vec<Arc<Door>>,
-        flags: Arc<PortFlags>,
+        errands: Vec<Arc<Errands>>,
         clock: Clock,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
-        Self { doors, flags, clock, wake, current: None, waiting: None }
+        Self { doors, errands, clock, wake, current: None, waiting: None }
+    }
+
+    /// Somebody knows ports by their numbers.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Serves a client, if nobody else is served.
@@ -110,7 +115,7 @@ impl Captures {
             connection,
             readers,
             doors: self.doors.clone(),
-            flags: Arc::clone(&self.flags),
+            errands: self.errands.clone(),
             state: Arc::clone(&state),
             wake: Arc::clone(&self.wake),
         };
@@ -120,7 +125,7 @@ impl Captures {
             // They are shut.
             let _ = door.send(Box::new(recorder));
         }
-        self.flags.set_recording(true);
+        self.errands.iter().for_each(|errands| errands.set_recording(true));
         match Builder::new().name("capture".to_owned()).spawn(move || stream.run()) {
             Ok(thread) => {
                 tracing::info!(process, "packets are captured");
@@ -128,7 +133,7 @@ impl Captures {
             }
             Err(error) => {
                 tracing::warn!(%error, "no thread for a capture");
-                self.flags.set_recording(false);
+                self.errands.iter().for_each(|errands| errands.set_recording(false));
                 offload.set_captured(None);
             }
         }
@@ -172,8 +177,9 @@ fn wanted(request: &CaptureRequest, ports: &[&str]) -> Result<Wanted, String> {
         }
     }
     let number = |name: &String| {
-        let number = ports.iter().position(|port| port == name);
-        number.ok_or_else(|| format!("{name}: no such port; there are {}", ports.join(", ")))
+        let number = ports.iter().position(|port| port == name && !name.is_empty());
+        let there = || ports.iter().copied().filter(|port| !port.is_empty()).collect::<Vec<_>>().join(", ");
+        number.ok_or_else(|| format!("{name}: no such port; there are {}", there()))
     };
     let numbers = request.ports.iter().map(number).collect::<Result<Vec<_>, _>>()?;
     let bits =

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::capture::{Door, Reader, Record, What};
-use dataplane::worker::PortFlags;
+use dataplane::worker::Errands;
 
 /// Between two looks at rings that were empty.
 const PACE: Duration = Duration::from_millis(2);
@@ -24,7 +24,7 @@ pub(super) struct Stream {
     pub(super) connection: UnixStream,
     pub(super) readers: Vec<Reader>,
     pub(super) doors: Vec<Arc<Door>>,
-    pub(super) flags: Arc<PortFlags>,
+    pub(super) errands: Vec<Arc<Errands>>,
     pub(super) state: Arc<State>,
     pub(super) wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -52,7 +52,7 @@ impl Stream {
     pub(super) fn run(mut self) {
         let outcome = self.carry();
         self.state.ending.store(true, Ordering::Release);
-        self.flags.set_recording(false);
+        self.errands.iter().for_each(|errands| errands.set_recording(false));
         let begun = Instant::now();
         while !self.doors.iter().all(|door| door.is_shut()) && begun.elapsed() < SOON {
             thread::sleep(PACE);

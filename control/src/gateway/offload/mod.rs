@@ -12,6 +12,7 @@ mod counts;
 mod marks;
 mod orders;
 mod port;
+mod run_time;
 mod setup;
 mod under_way;
 
@@ -33,7 +34,7 @@ use nix::errno::Errno;
 
 use audit::{Audit, Looked};
 pub(super) use port::PortRules;
-pub(super) use setup::{Hardware, prepare, set_up_queues};
+pub(super) use setup::{Hardware, prepare, prepare_one, set_up_queues};
 
 use crate::netlink::egress::egress;
 use crate::tracker::DirectionCounters;

@@ -145,6 +145,20 @@ impl PortRules {
         self
     }
 
+    /// A port has gone away for good, and DPDK may give its number to another: no hairpin queue leads there any more, and
+    /// canaries leave by `other`.
+    pub(super) fn forget(&mut self, gone: u16, other: u16) {
+        if let Some(form) = &mut self.form {
+            form.hairpins.retain(|hairpin| hairpin.to != gone);
+        }
+        if let Some(site) = &mut self.site {
+            site.hairpins.retain(|hairpin| hairpin.to != gone);
+            if site.egress == gone {
+                site.egress = other;
+            }
+        }
+    }
+
     /// Rules that stand for all flows.
     pub(super) fn guards(&self) -> &[FlowId] {
         &self.guards

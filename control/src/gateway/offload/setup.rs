@@ -67,57 +67,82 @@ pub(in crate::gateway) fn prepare(
     let (model, model_hairpins) = model.unzip();
     let mut found = Vec::new();
     for (index, port) in ports.iter().enumerate() {
-        let Some(device) = &port.port else { continue };
-        let engine = model.clone().map(|nic| nic as Arc<dyn FlowEngine>);
-        let (rules, no_queues) = match engine {
-            Some(engine) => {
-                let mut rules = FlowRules::of_engine(engine, device.id());
-                let fault = set_up(config, &mut rules);
-                (rules, fault)
-            }
-            None => (FlowRules::of(device), port.no_queues.clone()),
-        };
-        let hairpins = match &model_hairpins {
-            Some(by_port) => by_port.get(index).cloned().unwrap_or_default(),
-            None => port.hairpins.clone(),
-        };
-        let site = Site {
-            mac: port.mac,
-            egress: ids.get((index + 1) % ids.len()).copied().unwrap_or(device.id()),
-            queues: (0..port.queues).collect(),
-            hairpins,
-        };
-        let nothing = |why: &str| Capabilities::nothing(vec![why.to_owned()]);
-        let mut capabilities = if hardware.offload == Offload::Off {
-            nothing("hardware.offload is \"off\"")
-        } else if model.is_none() && port.config.device.is_vdev() {
-            nothing("a vdev has no hardware")
-        } else {
-            // What a gateway that was killed may have left.
-            let _ = rules.flush();
-            let probe = site.probe(device.id(), &rules);
-            match &model {
-                Some(nic) => probe.run(&mut &**nic),
-                None => delivered(probe.run(&mut Unreachable), device.marks_refused()),
-            }
-        };
-        capabilities.findings.extend(no_queues.into_iter().chain(port.no_hairpins.clone()));
-        tracing::info!(
-            port = port.config.name,
-            tier = capabilities.tier.name(),
-            why = capabilities.why(),
-            "hardware"
-        );
-        found.push(PortRules::new(device.id(), rules, capabilities, policy(hardware)).at(site));
+        let egress = ids.get((index + 1) % ids.len()).copied();
+        let hairpins = model_hairpins.as_ref().and_then(|by_port| by_port.get(index)).cloned();
+        let model = model.as_ref().map(|nic| (nic, hairpins.unwrap_or_default()));
+        found.extend(probe(config, port, egress, model));
     }
     for worker in queues.iter_mut() {
         for (port, rules) in worker.iter_mut().zip(&found) {
             port.marks = rules.marks();
         }
     }
-    let used = found.iter().any(|port| port.carries() || port.marks());
-    let hot = if used { Hot::every(notice(hardware)) } else { Hot::default() };
+    let hot = hot(hardware, &found);
     Ok(Hardware { ports: found, hot, model })
+}
+
+/// Probes a port that is added while others, of these numbers, are there.
+pub(in crate::gateway) fn prepare_one(
+    config: &Config,
+    port: &GatewayPort,
+    others: &[u16],
+) -> Option<PortRules> {
+    probe(config, port, others.first().copied(), None)
+}
+
+/// Whom workers are to tell of hot directions, where ports have a use for that.
+pub(super) fn hot(hardware: &HardwareConfig, ports: &[PortRules]) -> Hot {
+    let used = ports.iter().any(|port| port.carries() || port.marks());
+    if used { Hot::every(notice(hardware)) } else { Hot::default() }
+}
+
+/// Finds out what a port can do; canaries leave by the port of the number `egress`. The model comes with the port's hairpin
+/// queues in it.
+fn probe(
+    config: &Config,
+    port: &GatewayPort,
+    egress: Option<u16>,
+    model: Option<(&Arc<Nic>, Vec<Hairpin>)>,
+) -> Option<PortRules> {
+    let hardware = &config.hardware;
+    let device = port.port.as_ref()?;
+    let (model, model_hairpins) = model.unzip();
+    let (rules, no_queues, hairpins) = match model {
+        Some(nic) => {
+            let mut rules = FlowRules::of_engine(Arc::clone(nic) as Arc<dyn FlowEngine>, device.id());
+            let fault = set_up(config, &mut rules);
+            (rules, fault, model_hairpins.unwrap_or_default())
+        }
+        None => (FlowRules::of(device), port.no_queues.clone(), port.hairpins.clone()),
+    };
+    let site = Site {
+        mac: port.mac,
+        egress: egress.unwrap_or(device.id()),
+        queues: (0..port.queues).collect(),
+        hairpins,
+    };
+    let nothing = |why: &str| Capabilities::nothing(vec![why.to_owned()]);
+    let mut capabilities = if hardware.offload == Offload::Off {
+        nothing("hardware.offload is \"off\"")
+    } else if model.is_none() && port.config.device.is_vdev() {
+        nothing("a vdev has no hardware")
+    } else {
+        // What a gateway that was killed may have left.
+        let _ = rules.flush();
+        let probe = site.probe(device.id(), &rules);
+        match model {
+            Some(nic) => probe.run(&mut &**nic),
+            None => delivered(probe.run(&mut Unreachable), device.marks_refused()),
+        }
+    };
+    capabilities.findings.extend(no_queues.into_iter().chain(port.no_hairpins.clone()));
+    tracing::info!(
+        port = port.config.name,
+        tier = capabilities.tier.name(),
+        why = capabilities.why(),
+        "hardware"
+    );
+    Some(PortRules::new(device.id(), rules, capabilities, policy(hardware)).at(site))
 }
 
 /// Marks that do not reach software are none.
@@ -128,7 +153,7 @@ fn delivered(found: Capabilities, refused: Option<String>) -> Capabilities {
     }
 }
 
-fn policy(hardware: &HardwareConfig) -> Policy {
+pub(super) fn policy(hardware: &HardwareConfig) -> Policy {
     let hot = u64::from(hardware.hot);
     Policy { hot, cold: (hot / 10).max(1), ..Policy::default() }
 }

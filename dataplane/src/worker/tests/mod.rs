@@ -1,6 +1,7 @@
 //! A worker driven by hand, round by round: two ports whose wires are rings, no thread, no hardware.
 
 mod decide;
+mod errands;
 mod hold;
 mod hot;
 mod lanes;
@@ -131,6 +132,7 @@ impl Rig {
             from_kernel: Arc::new(KernelFrames::new(1024)),
             local: Arc::default(),
             flags: Arc::default(),
+            errands: Arc::default(),
             hot: Hot::default(),
             counters: Arc::default(),
             activity: Arc::default(),

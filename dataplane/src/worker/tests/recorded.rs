@@ -39,7 +39,7 @@ impl Watched {
         let (recorder, reader) =
             Recorder::new(Arc::new(wanted), 0, Clock::start(), room).expect("room for notes");
         assert!(rig.link().door.send(Box::new(recorder)).is_ok());
-        rig.link().flags.set_recording(true);
+        rig.link().errands.set_recording(true);
         Self { rig, reader }
     }
 
@@ -70,7 +70,7 @@ impl Watched {
     }
 
     fn finish(self) {
-        self.rig.link().flags.set_recording(false);
+        self.rig.link().errands.set_recording(false);
         assert!(self.rig.link().door.is_shut(), "the recorder is back");
         self.rig.finish();
     }
@@ -93,6 +93,7 @@ fn spare(link: &WorkerLink) -> WorkerLink {
         rings: PuntRings::new(1, 1),
         from_kernel: Arc::new(KernelFrames::new(1)),
         local: Arc::default(),
+        errands: Arc::default(),
         flags: Arc::default(),
         hot: Hot::default(),
         counters: Arc::default(),
@@ -256,7 +257,7 @@ fn packets_that_waited_before_anybody_looked_are_not_taken_for_others() {
     let mut watched = Watched::new(rig, everything()).rounds();
     watched.told();
     watched.rig.sent(1);
-    watched.rig.link().flags.set_recording(false);
+    watched.rig.link().errands.set_recording(false);
     assert!(watched.rig.link().door.is_shut());
     let mut rig = watched.rig;
     rig.set_state(connection.flows[0], EntryState::Holding);
@@ -274,19 +275,19 @@ fn packets_that_waited_before_anybody_looked_are_not_taken_for_others() {
 #[test]
 fn a_worker_begins_to_record_and_stops_when_it_is_told_to() {
     let rig = Rig::new();
-    let (door, flags, stop) =
-        (Arc::clone(&rig.link().door), Arc::clone(&rig.link().flags), Arc::clone(&rig.link().stop));
+    let (door, errands, stop) =
+        (Arc::clone(&rig.link().door), Arc::clone(&rig.link().errands), Arc::clone(&rig.link().stop));
     let Rig { worker, into, out, bench, .. } = rig;
     let thread = std::thread::spawn(move || worker.run());
     for _ in 0..3 {
         let (recorder, reader) =
             Recorder::new(Arc::new(everything()), 0, Clock::start(), ROOM).expect("room for notes");
         assert!(door.send(Box::new(recorder)).is_ok());
-        flags.set_recording(true);
+        errands.set_recording(true);
         let (second, _) = Recorder::new(Arc::new(everything()), 0, Clock::start(), ROOM).expect("room");
         assert!(door.send(Box::new(second)).is_err(), "one at a time");
         std::thread::sleep(std::time::Duration::from_millis(3));
-        flags.set_recording(false);
+        errands.set_recording(false);
         while !door.is_shut() {
             std::thread::yield_now();
         }
