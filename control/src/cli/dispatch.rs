@@ -328,7 +328,12 @@ fn reload_of(arguments: &ReloadArguments, socket: Option<PathBuf>) -> Result<(),
     let mut client = connect(socket)?;
     let (document, report) = reload::ask(&mut client, arguments)?;
     print(|out| {
-        Ok(if arguments.output.json { writeln!(out, "{document}")? } else { reload::show(out, &report)? })
+        if arguments.output.json {
+            writeln!(out, "{document}")?;
+        } else {
+            reload::show(out, &report)?;
+        }
+        Ok(())
     })?;
     reload::fault(&report).map_or(Ok(()), |fault| Err(Failure::Reload(fault)))
 }

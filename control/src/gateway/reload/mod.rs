@@ -71,7 +71,7 @@ enum Stage {
     #[default]
     Idle,
     /// The file is read, and ports are made ready.
-    Reading(JoinHandle<(Workshop, Result<Box<Found>, ReloadReport>)>),
+    Reading(JoinHandle<(Workshop, Outcome)>),
     /// Ports go.
     Leaving(Box<Found>, Vec<Leaving>),
     /// Their devices are closed.
@@ -84,6 +84,8 @@ enum Stage {
     Placing(Box<Found>),
 }
 
+/// What came of reading; an error is a report too: of what goes no further.
+type Outcome = Result<Box<Found>, Box<ReloadReport>>;
 type Made = Result<Vec<Ready>, GatewayError>;
 
 /// What came of a look.
@@ -161,7 +163,7 @@ impl Reload {
 
     fn has_read(
         &mut self,
-        thread: JoinHandle<(Workshop, Result<Box<Found>, ReloadReport>)>,
+        thread: JoinHandle<(Workshop, Outcome)>,
         now: u64,
         state: &mut State,
         keepers: &mut Keepers,
@@ -170,7 +172,7 @@ impl Reload {
         self.take_back(workshop);
         let mut found = match outcome {
             Ok(found) => found,
-            Err(report) => return self.end(state, report),
+            Err(report) => return self.end(state, *report),
         };
         if let Err(error) = self.serve_metrics(&mut found, state) {
             self.discard(&mut found);

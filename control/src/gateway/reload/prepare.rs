@@ -8,6 +8,7 @@ use dataplane::dpdk::Mempool;
 use dataplane::punt::Twin;
 use dataplane::worker::WorkerPort;
 
+use super::Outcome;
 use super::desk::Order;
 use crate::api::{ReloadChange, ReloadOutcome, ReloadReport};
 use crate::config::{Change, Config, Difference, Fixed, Overrides, PortConfig};
@@ -91,17 +92,17 @@ fn told(change: &Change) -> ReloadChange {
 
 impl Reading {
     /// Reads, compares, and makes ready what can be. An error is a report too: of what goes no further.
-    pub(super) fn run(self, workshop: &mut Workshop) -> Result<Box<Found>, ReloadReport> {
+    pub(super) fn run(self, workshop: &mut Workshop) -> Outcome {
         let mut report = ReloadReport {
             file: self.file.as_ref().map(|file| file.display().to_string()),
             ..ReloadReport::default()
         };
         match self.follow(workshop, &mut report) {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => Err(report),
+            Ok(None) => Err(Box::new(report)),
             Err(error) => {
                 (report.outcome, report.error) = (ReloadOutcome::Failed, Some(error));
-                Err(report)
+                Err(Box::new(report))
             }
         }
     }
