@@ -14,6 +14,8 @@ pub mod probe;
 pub mod rule;
 pub mod scheduler;
 #[cfg(all(test, not(loom)))]
+mod testing;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 /// What a port can do for flows.
