@@ -8,6 +8,8 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod dpdk;
 pub mod flow;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub mod fuzz;
 pub mod hardware;
 pub mod packet;
 pub mod punt;

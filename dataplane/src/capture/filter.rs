@@ -324,7 +324,7 @@ fn judge(at: usize, instruction: Instruction, len: usize) -> Result<Step, Filter
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::capture) mod tests {
     use super::*;
 
     const fn step(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {

@@ -7,6 +7,8 @@
 
 mod door;
 mod filter;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod fuzz;
 mod possible;
 mod record;
 mod recorder;

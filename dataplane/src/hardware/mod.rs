@@ -8,12 +8,14 @@
 //! Nothing here touches the flow table or the kernel: that is control's.
 
 pub mod encode;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod fuzz;
 pub mod model;
 pub mod print;
 pub mod probe;
 pub mod rule;
 pub mod scheduler;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
 mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;

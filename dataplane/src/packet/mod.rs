@@ -7,8 +7,10 @@
 
 pub mod checksum;
 mod fingerprint;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod fuzz;
 mod ingress;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod kernel;
 mod l2;
 mod parse;
