@@ -147,7 +147,7 @@ impl Filter {
     }
 
     /// What the program returns; 0 where it reads what the packet does not have.
-    fn run(&self, packet: &[u8], length: u32) -> u32 {
+    pub(super) fn run(&self, packet: &[u8], length: u32) -> u32 {
         let (mut a, mut x, mut cells) = (0_u32, 0_u32, [0_u32; CELLS]);
         let mut at = 0_usize;
         while let Some(step) = self.steps.get(at) {

@@ -189,12 +189,13 @@ pub(crate) mod tests {
             tcp.clone().with(|f| f.options = vec![1; 4]),
             udp6.with(|f| f.extensions = vec![(0, vec![0; 8])]),
             udp.clone().with(|f| f.faults.udp_length = Some(9)),
-            tcp.with(|f| f.faults.data_offset = Some(4)),
+            tcp.clone().with(|f| f.faults.data_offset = Some(4)),
             udp.clone().with(|f| f.faults.ip_checksum_error = 1),
             udp.clone().with(|f| f.ttl = 1),
             udp.with(|f| f.faults.ether_type = Some(0x0806)),
             Frame::new(1, "10.0.0.2:0", "192.0.2.9:0").payload(&[8, 0, 0, 0]),
             Frame::udp("10.0.0.2:1", "224.0.0.1:2"),
+            tcp.with(|f| f.faults.data_offset = Some(15)),
         ]
     }
 
