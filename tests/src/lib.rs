@@ -39,7 +39,9 @@ pub mod tcp;
 pub mod terminal;
 pub mod topology;
 pub mod turn;
+pub mod two_gateways;
 pub mod udp;
+pub mod under_way;
 pub mod wait;
 pub mod wrapping;
 

@@ -534,7 +534,7 @@ fn toml(sections: &BTreeMap<String, Vec<String>>) -> String {
     text
 }
 
-fn next_core() -> usize {
+pub(crate) fn next_core() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     NEXT.fetch_add(1, Ordering::Relaxed) % cores
