@@ -13,7 +13,7 @@ LABS   ?= 2
 PACKETS ?= 10000000
 
 .PHONY: demo test unit e2e kernel oracle oracle-long loom sanitize valgrind miri test-guest test-guest-long bench scale \
-        instructions package test-package screenshots schemas lint book clean deps
+        attacks instructions package test-package screenshots schemas lint book clean deps
 
 ## demo: watch real connections being carried past the kernel, in network namespaces
 demo: deps
@@ -93,6 +93,11 @@ scale: deps
 	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin scale
 	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/scale restart --connections 10000
 	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/scale reload --connections 100000
+
+## attacks: floods and forgeries from the wire, on Flyover and on the kernel alone; some six minutes. ATTACKS="--json syn nd"
+attacks: deps
+	$(CARGO) build --release --package flyover --package flyover-tests --bin flyover --bin attacks
+	FLYOVER_BIN=$(TARGET)/release/flyover $(LAB) $(TARGET)/release/attacks $(ATTACKS)
 
 ## instructions: no more instructions a packet than bench/instructions.txt says
 instructions: deps

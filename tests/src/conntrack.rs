@@ -53,6 +53,23 @@ pub fn find(namespace: &Namespace, protocol: &str, source_port: u16) -> Result<O
     Ok(list(namespace)?.into_iter().find(wanted))
 }
 
+/// The entry of a TCP connection, asked for by itself: the table may be large.
+///
+/// # Errors
+/// When `conntrack` can't be started.
+pub fn tcp(
+    namespace: &Namespace,
+    from: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+) -> Result<Option<Entry>> {
+    let ((source, sport), (destination, dport)) = (from, to);
+    let line =
+        format!("conntrack -G -p tcp -s {source} -d {destination} --sport {sport} --dport {dport} -o id");
+    // It ends with an error where there is no entry.
+    let output = namespace.output(&line)?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().find_map(parse))
+}
+
 /// Reads a line such as `tcp 6 431999 ESTABLISHED src=... dport=80 src=... [ASSURED] mark=0 use=1 id=7`.
 fn parse(line: &str) -> Option<Entry> {
     let mut words = line.split_whitespace();

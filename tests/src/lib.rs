@@ -7,6 +7,7 @@
 //! Everything here runs as root, or as an ordinary user under `tests/in-userns`.
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod book;
 pub mod captured;
 pub mod carries;

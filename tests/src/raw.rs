@@ -121,8 +121,8 @@ pub fn tcp_frame(
 ) -> Result<Vec<u8>> {
     let mut builder = PacketBuilder::ethernet2(macs.0, macs.1)
         .ipv4(source.0.octets(), destination.0.octets(), 64)
-        .tcp(source.1, destination.1, segment.sequence, 65535)
-        .ack(segment.acknowledgement);
+        .tcp(source.1, destination.1, segment.sequence, 65535);
+    builder = if segment.synchronise { builder.syn() } else { builder.ack(segment.acknowledgement) };
     if segment.reset {
         builder = builder.rst();
     }
@@ -145,6 +145,8 @@ pub struct Segment<'a> {
     pub reset: bool,
     /// FIN.
     pub finish: bool,
+    /// SYN, without an acknowledgement.
+    pub synchronise: bool,
     /// Data.
     pub payload: &'a [u8],
 }

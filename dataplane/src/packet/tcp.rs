@@ -36,9 +36,13 @@ pub(super) const fn flags_are_valid(flags: u8) -> bool {
 /// The largest window that TCP can offer: 65535 scaled by 14 (RFC 7323, section 2.3), just under 1 GiB.
 pub const MAX_WINDOW: u32 = 65_535 << 14;
 
-/// How far an RST may lie behind what its receiver has acknowledged: RSTs answer segments that were on
-/// their way, and those carry older acknowledgements.
-const RST_BEHIND: u32 = 1 << 16;
+/// How much may be on its way in front of a FIN: what most stacks offer at most. One that is further ahead is sent
+/// again when less is.
+pub const FIN_AHEAD: u32 = 1 << 24;
+/// How much the sender of a FIN may have received and not acknowledged before.
+pub const ACK_AHEAD: u32 = 1 << 18;
+/// How far its acknowledgement may lie behind: it may have been overtaken.
+pub const ACK_BEHIND: u32 = 1 << 16;
 
 /// The numbers of a TCP segment, in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -78,41 +82,41 @@ impl Segment {
     }
 }
 
-/// Whether a segment with FIN, RST or SYN can be genuine, given the last acknowledgement that its receiver
-/// has sent (`peer_ack`) and the last that its sender has sent (`own_ack`); 0 says that one is not known.
+/// Whether to believe a segment with FIN or RST, given the last acknowledgement that its receiver has sent
+/// (`peer_ack`) and the last that its sender has sent (`own_ack`); 0 says that one is not known, and refuses nothing.
 ///
-/// Only what cannot be genuine is refused, so the bounds are those of the protocol, not those of the
-/// connection, whose window scale a worker does not know:
+/// What is refused is dropped, so it must be what the kernel would not end a connection by, or what comes again:
 ///
-/// - What a **FIN** ends, its receiver cannot have acknowledged beyond: its end is at or after `peer_ack`.
-///   Its start is at most the largest window ahead of it.
-/// - An **RST** is believed by a receiver at exactly, or in older stacks anywhere in the window from, what
-///   it expects next (RFC 5961, section 3.2), and that is `peer_ack` or later. 64 KiB behind are allowed.
-/// - The **acknowledgement** of either, where the ACK flag is set, is within a largest window of `own_ack` in
-///   either direction. RST with ACK and a number of 0 is a known fault of some stacks, forgiven as conntrack
-///   forgives it (`tcp_in_window`).
-/// - A **SYN** can be genuine at any number: a host that rebooted takes up an old pair of ports. Conntrack
-///   lets it pass and keeps its state, so nothing is lost by giving it to the kernel.
+/// - An **RST** must continue exactly where its receiver has acknowledged, as conntrack (since Linux 5.10) and receivers
+///   (RFC 5961, section 3.2) want it. A genuine one that overtakes the acknowledgement of what was sent just before is
+///   refused; that acknowledgement then finds nobody, and is answered by one that is exact.
+/// - What a **FIN** ends, its receiver cannot have acknowledged beyond: its end is at or after `peer_ack`. Its start is
+///   at most [`FIN_AHEAD`] ahead of it, its acknowledgement near `own_ack`. A FIN is sent until it is acknowledged.
+/// - An RST's acknowledgement, where the ACK flag is set, is within a largest window of `own_ack` in either direction.
+///   RST with ACK and a number of 0 is a known fault of some stacks, forgiven as conntrack forgives it
+///   (`tcp_in_window`).
 ///
 /// `peer_ack` must be current: take it from every segment seen, punted ones too, or pass 0.
 #[must_use]
 pub fn plausible_close(segment: &Segment, peer_ack: u32, own_ack: u32) -> bool {
     let flags = segment.flags;
-    if flags & SYN != 0 || flags & (FIN | RST) == 0 {
+    let acknowledges = own_ack != 0 && flags & ACK != 0;
+    if flags & RST != 0 {
+        let exact = peer_ack == 0 || segment.seq == peer_ack;
+        let judged = acknowledges && segment.ack != 0;
+        return exact && (!judged || within(segment.ack, own_ack, MAX_WINDOW, MAX_WINDOW));
+    }
+    if flags & FIN == 0 {
         return true;
     }
-    if peer_ack != 0 {
-        // A FIN's end not before `peer_ack` is the same as its start at most its length behind.
-        let behind = if flags & RST != 0 { RST_BEHIND } else { segment.len() };
-        if segment.seq.wrapping_sub(peer_ack).wrapping_add(behind) > behind + MAX_WINDOW {
-            return false;
-        }
-    }
-    let zero_ack_reset = flags & RST != 0 && segment.ack == 0;
-    if own_ack != 0 && flags & ACK != 0 && !zero_ack_reset {
-        return segment.ack.wrapping_sub(own_ack).wrapping_add(MAX_WINDOW) <= 2 * MAX_WINDOW;
-    }
-    true
+    // Its end is not before `peer_ack` if its start is at most its length behind.
+    (peer_ack == 0 || within(segment.seq, peer_ack, segment.len(), FIN_AHEAD))
+        && (!acknowledges || within(segment.ack, own_ack, ACK_BEHIND, ACK_AHEAD))
+}
+
+/// Whether `number` is at most so far behind or ahead of `of`.
+const fn within(number: u32, of: u32, behind: u32, ahead: u32) -> bool {
+    number.wrapping_sub(of).wrapping_add(behind) <= behind + ahead
 }
 
 #[cfg(test)]
@@ -134,43 +138,48 @@ mod tests {
         // Just acknowledged, being retransmitted: 100 bytes and the FIN.
         assert!(plausible_close(&fin(1000, 100, 0), 1101, 0));
         assert!(!plausible_close(&fin(1000, 100, 0), 1102, 0));
-        // The next one expected, and with a whole window in flight before it.
+        // The next one expected, and with as much as can be in flight before it.
         assert!(plausible_close(&fin(1000, 0, 0), 1000, 0));
-        assert!(plausible_close(&fin(1000 + MAX_WINDOW, 0, 0), 1000, 0));
-        assert!(!plausible_close(&fin(1001 + MAX_WINDOW, 0, 0), 1000, 0));
+        assert!(plausible_close(&fin(1000 + FIN_AHEAD, 0, 0), 1000, 0));
+        assert!(!plausible_close(&fin(1001 + FIN_AHEAD, 0, 0), 1000, 0));
     }
 
     #[test]
-    fn rsts_are_within_a_window() {
-        assert!(plausible_close(&rst(5), 5, 0));
-        assert!(plausible_close(&rst(5u32.wrapping_sub(RST_BEHIND)), 5, 0));
-        assert!(!plausible_close(&rst(4u32.wrapping_sub(RST_BEHIND)), 5, 0));
-        assert!(plausible_close(&rst(5 + MAX_WINDOW), 5, 0));
-        assert!(!plausible_close(&rst(6 + MAX_WINDOW), 5, 0));
-    }
-
-    #[test]
-    fn acknowledgements_are_checked_where_there_are_any() {
-        for distance in [MAX_WINDOW, MAX_WINDOW.wrapping_neg(), 0] {
-            assert!(plausible_close(&fin(9, 0, 77u32.wrapping_add(distance)), 9, 77));
+    fn fins_acknowledge_what_was_acknowledged_or_a_little_more() {
+        for (ack, plausible) in [
+            (77, true),
+            (77u32.wrapping_sub(ACK_BEHIND), true),
+            (76u32.wrapping_sub(ACK_BEHIND), false),
+            (77 + ACK_AHEAD, true),
+            (78 + ACK_AHEAD, false),
+        ] {
+            assert_eq!(plausible_close(&fin(9, 0, ack), 9, 77), plausible, "{ack}");
+            assert!(plausible_close(&fin(9, 0, ack), 9, 0), "nothing to compare with");
         }
-        for distance in [MAX_WINDOW + 1, (MAX_WINDOW + 1).wrapping_neg(), 1 << 31] {
-            assert!(!plausible_close(&fin(9, 0, 77u32.wrapping_add(distance)), 9, 77));
+    }
+
+    #[test]
+    fn rsts_are_exact() {
+        assert!(plausible_close(&rst(5), 5, 0));
+        for seq in [4, 6, 5 + MAX_WINDOW] {
+            assert!(!plausible_close(&rst(seq), 5, 0), "{seq}");
         }
         let with_ack = |ack| Segment { flags: RST | ACK, ack, ..rst(9) };
-        assert!(!plausible_close(&with_ack(1 << 31), 9, 77));
+        for distance in [0, MAX_WINDOW, MAX_WINDOW.wrapping_neg()] {
+            assert!(plausible_close(&with_ack(77u32.wrapping_add(distance)), 9, 77));
+        }
+        for distance in [MAX_WINDOW + 1, (MAX_WINDOW + 1).wrapping_neg(), 1 << 31] {
+            assert!(!plausible_close(&with_ack(77u32.wrapping_add(distance)), 9, 77));
+        }
         assert!(plausible_close(&with_ack(0), 9, 1 << 31));
         // Without the flag the field means nothing.
         assert!(plausible_close(&Segment { flags: RST, ..with_ack(1 << 31) }, 9, 77));
     }
 
     #[test]
-    fn the_unknown_and_syns_are_plausible() {
+    fn where_nothing_is_known_all_is_plausible() {
         assert!(plausible_close(&fin(1 << 31, 0, 1 << 31), 0, 0));
         assert!(plausible_close(&rst(1 << 31), 0, 0));
-        for flags in [SYN, SYN | ACK] {
-            assert!(plausible_close(&Segment { flags, ..fin(1 << 31, 0, 1 << 31) }, 5, 5));
-        }
         assert!(plausible_close(&Segment { flags: ACK, ..fin(1 << 31, 0, 1 << 31) }, 5, 5));
     }
 
@@ -189,22 +198,31 @@ mod tests {
     }
 
     proptest! {
-        /// A connection as the protocol allows it: the receiver has acknowledged somewhere up to what was
-        /// sent, and that is not further ahead than a window.
+        /// The receiver has acknowledged somewhere up to what was sent; an RST comes when it has all of it.
         #[test]
         fn a_genuine_close_is_never_refused(
             acknowledged: u32,
-            in_flight in 0..=MAX_WINDOW,
+            in_flight in 0..=FIN_AHEAD,
             payload in 0u16..1460,
             own_ack: u32,
-            newly_acknowledged in 0..=MAX_WINDOW,
+            newly_acknowledged in 0..=ACK_AHEAD,
         ) {
             let end = acknowledged.wrapping_add(in_flight);
             let ack = own_ack.wrapping_add(newly_acknowledged);
             let start = end.wrapping_sub(u32::from(payload)).wrapping_sub(1);
             prop_assert!(plausible_close(&fin(start, payload, ack), acknowledged, own_ack));
             let reset = Segment { flags: RST | ACK, ack, ..rst(end) };
-            prop_assert!(plausible_close(&reset, acknowledged, own_ack));
+            prop_assert!(plausible_close(&reset, end, own_ack));
+        }
+
+        /// Of FINs whose numbers are chosen blindly one in some three million is believed; RSTs must be exact.
+        #[test]
+        fn blind_numbers_are_refused(seq: u32, ack: u32, peer_ack in 1u32.., own_ack in 1u32..) {
+            let ahead = seq.wrapping_sub(peer_ack).wrapping_add(1);
+            prop_assume!(ahead > 1 + FIN_AHEAD || ack.wrapping_sub(own_ack) > ACK_AHEAD);
+            prop_assume!(own_ack.wrapping_sub(ack) > ACK_BEHIND && seq != peer_ack);
+            prop_assert!(!plausible_close(&fin(seq, 0, ack), peer_ack, own_ack));
+            prop_assert!(!plausible_close(&rst(seq), peer_ack, own_ack));
         }
 
         /// Everything shifts with the sequence numbers: nothing happens at their wrap.

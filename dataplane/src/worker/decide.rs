@@ -25,8 +25,9 @@ pub(super) enum Verdict {
 /// A held packet is given to the kernel after so many milliseconds: twice what a proof may take.
 const HOLD_PATIENCE: u32 = 20;
 
-/// A direction's last acknowledgement counts for so many milliseconds.
-const ACK_MEMORY: u32 = 30_000;
+/// A direction's last acknowledgement says nothing any more when the other direction has had packets for so many
+/// milliseconds since: its packets go another way.
+const ACK_MEMORY: i32 = 30_000;
 
 /// Decides on a packet that has an entry.
 pub(super) fn flow(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
@@ -65,18 +66,19 @@ pub(super) fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: S
     let elsewhere =
         link.contexts.get(entry.context()) != headers.ingress || !is_from_its_sender(link, mbuf, &entry);
     if headers.is_tcp_control() && elsewhere && entry.context() != ContextTable::NONE {
-        return close_from_elsewhere(link, mbuf, headers, slot, now);
+        return close_from_elsewhere(link, mbuf, headers, slot);
     }
     match entry.state() {
         EntryState::Candidate => {
-            if !elsewhere || entry.context() == ContextTable::NONE {
+            let own = !elsewhere || entry.context() == ContextTable::NONE;
+            if own && !headers.is_tcp_control() {
                 saw_ack(&entry, headers, now);
                 // So that control knows whether the connection lives; TCP's are noted with their acknowledgements.
                 if headers.key.proto() != TCP {
                     entry.touch(now);
                 }
             }
-            return candidate(link, mbuf, headers, slot, now);
+            return candidate(link, mbuf, headers, slot);
         }
         EntryState::Closing => return Verdict::Punt(PuntReason::Closing, PuntEvent::None),
         EntryState::Holding | EntryState::Software | EntryState::Probing => {}
@@ -84,10 +86,10 @@ pub(super) fn unusual(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: S
     if elsewhere {
         return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
     }
-    saw_ack(&entry, headers, now);
     if headers.is_tcp_control() {
         return close(link, mbuf, headers, slot, now);
     }
+    saw_ack(&entry, headers, now);
     if mbuf.offload_flags().any_checksum_bad() {
         return Verdict::Punt(PuntReason::BadChecksum, PuntEvent::None);
     }
@@ -140,21 +142,15 @@ fn again(entry: &Entry<'_>) -> Verdict {
 }
 
 /// A packet of a direction that does not fly.
-fn candidate(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+fn candidate(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot) -> Verdict {
     if !headers.is_tcp_control() {
         return Verdict::Punt(PuntReason::Candidate, PuntEvent::Fingerprint);
     }
-    // The other direction may fly already, and the kernel's entry be liberal: it gets no close that a strict
-    // one would not believe. While nothing says where this direction comes in, an RST must be exact.
-    let entry = link.table.entry(slot);
-    let unplaced = entry.context() == ContextTable::NONE;
-    let believed = |ack: u32| {
-        headers.segment(mbuf.data()).is_some_and(|segment| {
-            let exact = !unplaced || !headers.is_rst() || segment.seq == ack;
-            exact && plausible_close(&segment, ack, entry.last_ack())
-        })
-    };
-    if peer_ack(link, slot, now).is_some_and(|ack| !believed(ack)) {
+    // If either direction has ever flown, the kernel's entry is liberal: it gets no close that a strict one would not
+    // believe. Else it judges by itself, and better.
+    let placed = |slot: Slot| link.table.entry(slot).context() != ContextTable::NONE;
+    let liberal = placed(slot) || link.table.peer(slot).is_some_and(placed);
+    if liberal && !headers.is_syn() && !is_believed(link, mbuf, headers, slot) {
         return Verdict::Drop(DropReason::ImplausibleClose);
     }
     // Not fingerprinted: a direction is not to begin flying by its last segment.
@@ -164,37 +160,43 @@ fn candidate(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now:
 /// A FIN, RST or SYN from another place than the direction's own. The kernel's entry is liberal, so it would
 /// believe any FIN or RST before it finds the packet to be spoofed: it gets only those that even a strict one
 /// would believe, which continue exactly where the peer has acknowledged.
-fn close_from_elsewhere(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
+fn close_from_elsewhere(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot) -> Verdict {
     let Some(segment) = headers.segment(mbuf.data()) else {
         return Verdict::Punt(PuntReason::Malformed, PuntEvent::None);
     };
-    if headers.is_syn() || peer_ack(link, slot, now) == Some(segment.seq) {
+    if headers.is_syn() || peer_ack(link, slot) == Some(segment.seq) {
         return Verdict::Punt(PuntReason::IngressContext, PuntEvent::None);
     }
     Verdict::Drop(DropReason::ImplausibleClose)
 }
 
-/// The last acknowledgement of the other direction, if it is recent: what was acknowledged long ago says
-/// little, since packets may have gone another way meanwhile.
-fn peer_ack(link: &WorkerLink, slot: Slot, now: u32) -> Option<u32> {
-    let peer = link.table.entry(link.table.peer(slot)?);
-    let recent = now.wrapping_sub(peer.last_seen()) < ACK_MEMORY;
-    Some(peer.last_ack()).filter(|ack| recent && *ack != 0)
+/// The last acknowledgement of the other direction, unless that direction's packets go another way by now.
+fn peer_ack(link: &WorkerLink, slot: Slot) -> Option<u32> {
+    let (entry, peer) = (link.table.entry(slot), link.table.entry(link.table.peer(slot)?));
+    let behind = entry.last_seen().wrapping_sub(peer.last_seen()).cast_signed();
+    Some(peer.last_ack()).filter(|ack| behind < ACK_MEMORY && *ack != 0)
 }
 
-/// A FIN, RST or SYN: if it can be genuine, both directions go to the kernel from here on.
+/// Whether a FIN or RST fits what both ends have acknowledged.
+fn is_believed(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot) -> bool {
+    let (peer, own) = (peer_ack(link, slot).unwrap_or(0), link.table.entry(slot).last_ack());
+    headers.segment(mbuf.data()).is_some_and(|segment| plausible_close(&segment, peer, own))
+}
+
+/// A FIN, RST or SYN. If it can be genuine, a FIN or RST takes both directions to the kernel from here on. A SYN does
+/// not: conntrack ignores it, whoever sent it, until the other end agrees, and then tells control.
 fn close(link: &WorkerLink, mbuf: &Mbuf, headers: &Headers, slot: Slot, now: u32) -> Verdict {
     let table = &link.table;
-    let Some(segment) = headers.segment(mbuf.data()) else {
-        return Verdict::Punt(PuntReason::Malformed, PuntEvent::None);
-    };
-    let peer = table.peer(slot);
-    let peer_ack = peer_ack(link, slot, now).unwrap_or(0);
-    if !plausible_close(&segment, peer_ack, table.entry(slot).last_ack()) {
+    if headers.is_syn() {
+        return Verdict::Punt(PuntReason::TcpControl, PuntEvent::None);
+    }
+    if !is_believed(link, mbuf, headers, slot) {
         return Verdict::Drop(DropReason::ImplausibleClose);
     }
+    // Not before: a forged one would say what the other end's have to look like.
+    saw_ack(&table.entry(slot), headers, now);
     table.entry(slot).set_state(EntryState::Closing);
-    if let Some(peer) = peer {
+    if let Some(peer) = table.peer(slot) {
         table.entry(peer).set_state(EntryState::Closing);
     }
     Verdict::Punt(PuntReason::TcpControl, PuntEvent::Closing)

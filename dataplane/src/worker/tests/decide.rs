@@ -15,6 +15,7 @@ const STATES: [EntryState; 5] = [
 const FIN: u8 = 0x11;
 const RST: u8 = 0x04;
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const NOW: u32 = 100_000;
 /// What the peer has acknowledged last.
 const EXPECTED: u32 = 0x1000_0000;
@@ -141,7 +142,7 @@ fn a_packet_longer_than_proved_takes_its_direction_back_or_goes_alone() {
 
 #[test]
 fn a_plausible_close_stops_both_directions() {
-    for (state, flag) in STATES.into_iter().flat_map(|state| [FIN, RST, SYN].map(|flag| (state, flag))) {
+    for (state, flag) in STATES.into_iter().flat_map(|state| [FIN, RST].map(|flag| (state, flag))) {
         let case = Case::new(TCP, state, Place::Own);
         let verdict = case.decide(&case.segment(flag, EXPECTED));
         let expected = match state {
@@ -154,10 +155,28 @@ fn a_plausible_close_stops_both_directions() {
 }
 
 #[test]
-fn an_implausible_close_is_dropped_and_stops_nothing() {
-    for (state, flag) in STATES.into_iter().flat_map(|state| [FIN, RST].map(|flag| (state, flag))) {
+fn a_syn_goes_to_the_kernel_and_stops_nothing() {
+    for (state, flags, seq) in STATES
+        .into_iter()
+        .flat_map(|state| [SYN, SYN | ACK].map(|flags| (state, flags)))
+        .flat_map(|(state, flags)| [EXPECTED, EXPECTED ^ 1 << 31].map(|seq| (state, flags, seq)))
+    {
         let case = Case::new(TCP, state, Place::Own);
-        let verdict = case.decide(&case.segment(flag, EXPECTED.wrapping_sub(1 << 30)));
+        let expected = match state {
+            EntryState::Closing => punt(PuntReason::Closing),
+            _ => punt(PuntReason::TcpControl),
+        };
+        let verdict = case.decide(&case.segment(flags, seq));
+        assert_eq!((verdict, case.states()), (expected, [state; 2]), "{state:?} {flags:#x}");
+    }
+}
+
+#[test]
+fn an_implausible_close_is_dropped_and_stops_nothing() {
+    let off = [(FIN, EXPECTED.wrapping_sub(1 << 30)), (FIN, EXPECTED + (1 << 25)), (RST, EXPECTED + 1)];
+    for (state, (flag, seq)) in STATES.into_iter().flat_map(|state| off.map(|off| (state, off))) {
+        let case = Case::new(TCP, state, Place::Own);
+        let verdict = case.decide(&case.segment(flag, seq));
         let expected = match state {
             EntryState::Closing => punt(PuntReason::Closing),
             _ => Verdict::Drop(DropReason::ImplausibleClose),
@@ -166,15 +185,51 @@ fn an_implausible_close_is_dropped_and_stops_nothing() {
     }
 }
 
+/// Else a forged one would say what those that follow it have to look like, of this end and of the other.
 #[test]
-fn what_was_acknowledged_long_ago_judges_no_close() {
+fn an_implausible_close_acknowledges_nothing() {
+    for state in STATES {
+        let case = Case::new(TCP, state, Place::Own);
+        let entry = case.rig.link().table.entry(case.connection.flows[0].slot);
+        entry.set_last_ack(7);
+        entry.touch(3);
+        case.decide(&case.segment(FIN, EXPECTED));
+        case.decide(&case.segment(RST | ACK, EXPECTED + 1));
+        case.decide(&case.segment(SYN | ACK, EXPECTED));
+        assert_eq!((entry.last_ack(), entry.last_seen(), case.states()), (7, 3, [state; 2]), "{state:?}");
+    }
+}
+
+/// A connection that never flew has a strict entry in the kernel, which knows more than a worker.
+#[test]
+fn the_kernel_judges_closes_of_what_never_flew() {
+    let mut case = Case::new(TCP, EntryState::Candidate, Place::Unknown);
+    assert_eq!(
+        case.decide(&case.segment(RST, EXPECTED + 1)),
+        Verdict::Drop(DropReason::ImplausibleClose),
+        "the other direction has flown"
+    );
+    let peer = case.connection.flows[1].slot;
+    case.rig.writer.set_forwarding(peer, ContextTable::NONE, crate::flow::AdjacencyId::NONE, 0);
+    for (flag, seq) in [(RST, EXPECTED + 1), (FIN, EXPECTED ^ 1 << 31)] {
+        assert_eq!(case.decide(&case.segment(flag, seq)), punt(PuntReason::TcpControl), "{flag:#x}");
+    }
+}
+
+#[test]
+fn what_is_acknowledged_on_another_way_judges_no_close() {
     let implausible = EXPECTED.wrapping_sub(1 << 30);
     let case = Case::new(TCP, EntryState::Software, Place::Own);
+    // Both ends have been silent for long.
     assert_eq!(
-        case.decide_at(&case.segment(FIN, implausible), NOW + 29_999),
+        case.decide_at(&case.segment(FIN, implausible), NOW + 30_000_000),
         Verdict::Drop(DropReason::ImplausibleClose)
     );
-    let verdict = case.decide_at(&case.segment(FIN, implausible), NOW + 30_000);
+    let own = case.rig.link().table.entry(case.connection.flows[0].slot);
+    own.touch(NOW + 29_999);
+    assert_eq!(case.decide(&case.segment(FIN, implausible)), Verdict::Drop(DropReason::ImplausibleClose));
+    own.touch(NOW + 30_000);
+    let verdict = case.decide(&case.segment(FIN, implausible));
     assert_eq!(verdict, Verdict::Punt(PuntReason::TcpControl, PuntEvent::Closing));
 }
 
