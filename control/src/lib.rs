@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod nft;
 pub mod nics;
+pub mod privilege;
 pub mod ruleset;
 pub mod tracker;
 mod words;

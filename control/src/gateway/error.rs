@@ -5,12 +5,17 @@ use std::io;
 use dataplane::dpdk::{EalError, MempoolError, PortError, TapError, VhostError};
 use thiserror::Error;
 
+use crate::privilege::PrivilegeError;
+
 /// Why a gateway could not start or had to stop.
 #[derive(Debug, Error)]
 pub enum GatewayError {
     /// DPDK did not start.
     #[error("DPDK could not be started")]
     Eal(#[from] EalError),
+    /// Powers that are not needed are still there.
+    #[error("the process can't be confined")]
+    Privilege(#[from] PrivilegeError),
     /// No memory for packets.
     #[error("no memory for packet buffers; give DPDK more memory or the ports fewer descriptors")]
     Mempool(#[from] MempoolError),

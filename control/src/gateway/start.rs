@@ -32,7 +32,9 @@ use super::watchdog::Watchdog;
 use crate::api;
 use crate::cli::RunOptions;
 use crate::config::{Config, PortConfig};
+use crate::host::Host;
 use crate::netlink::sysctl::ConntrackSettings;
+use crate::privilege;
 use crate::ruleset::Judgement;
 use crate::tracker::{Timing, Tracker};
 
@@ -60,6 +62,8 @@ pub(super) fn start(config: &Config, options: &RunOptions) -> Result<Gateway, Ga
     // First of all, so that a second instance changes nothing.
     let api = api::Server::bind(&config.api.socket)?;
     let export = config.ipfix.as_ref().map(Export::open).transpose()?.map(Box::new);
+    // Behind what may be somebody else's to open, before the first thread.
+    privilege::confine(config, &Host::this())?;
     let kernel = Kernel::open(config.ipfix.as_ref().is_some_and(|ipfix| ipfix.nat_events))?;
     let eal = Eal::init(&eal_options(config))?;
     let clock = Clock::start();

@@ -11,6 +11,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::error::GatewayError;
+use crate::privilege;
 
 /// Running workers and punt thread. Dropping it stops them.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ impl Threads {
         let mut threads = Self { stop, workers: Vec::new(), punt: None };
         for (core, worker) in workers {
             let body = move || {
+                privilege::give_up();
                 pin(core);
                 // Without a registration buffers are taken and given back one by one: slower, not wrong.
                 let registration = register_thread();
@@ -52,6 +54,7 @@ impl Threads {
             threads.workers.push(handle);
         }
         let body = move || {
+            privilege::give_up();
             let _registration = register_thread();
             punt.run();
         };

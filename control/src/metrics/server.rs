@@ -20,6 +20,7 @@ use tokio::task;
 
 use super::exposition::{Scrape, render};
 use crate::api::{Client, ClientError, Request as Question, Status};
+use crate::privilege;
 
 /// Clients at a time; more wait.
 const CLIENTS: usize = 8;
@@ -74,6 +75,7 @@ impl Listener {
             .build()?;
         let socket: Arc<Path> = socket.into();
         let body = move || {
+            privilege::give_up();
             runtime.block_on(async {
                 tokio::select! {
                     () = accept(self.0, socket) => {}

@@ -16,6 +16,7 @@ use dataplane::worker::PortFlags;
 
 use super::offload::Offload;
 use crate::api::{CaptureClient, CaptureHead, CaptureRequest};
+use crate::privilege;
 use stream::Stream;
 
 /// Room for records of each worker, in bytes: some 2,500 of the longest ordinary packets.
@@ -121,7 +122,11 @@ impl Captures {
             let _ = door.send(Box::new(recorder));
         }
         self.flags.set_recording(true);
-        match Builder::new().name("capture".to_owned()).spawn(move || stream.run()) {
+        let body = move || {
+            privilege::give_up();
+            stream.run();
+        };
+        match Builder::new().name("capture".to_owned()).spawn(body) {
             Ok(thread) => {
                 tracing::info!(process, "packets are captured");
                 self.current = Some(Current { thread, stream: state, since: Instant::now(), process });
