@@ -50,17 +50,18 @@ const SOCKET: &str = "whoever asks would have to know the new one";
 const SENDING: &str = "collectors know connections by what they were told since the start";
 const FORMAT: &str = "whoever reads the log expects it to stay what it is";
 
+/// A restart, for a key whose value is this field.
+macro_rules! restart {
+    ($why:expr, $($field:ident).+) => {
+        When::Restart($why, |to, of| to.$($field).+.clone_from(&of.$($field).+))
+    };
+}
+
 /// Keys of sections, by section.
 pub const KEYS: &[Key] = &[
-    key(
-        "workers.cores",
-        When::Restart(AT_START, |to, of| to.workers.cores.clone_from(&of.workers.cores)),
-        |c| Some(format!("{:?}", c.workers.cores)),
-    ),
+    key("workers.cores", restart!(AT_START, workers.cores), |c| Some(format!("{:?}", c.workers.cores))),
     key("workers.idle_sleep", When::AtRunTime, |c| Some(time(c.workers.idle_sleep))),
-    key("flows.capacity", When::Restart(TABLE, |to, of| to.flows.capacity = of.flows.capacity), |c| {
-        Some(c.flows.capacity.to_string())
-    }),
+    key("flows.capacity", restart!(TABLE, flows.capacity), |c| Some(c.flows.capacity.to_string())),
     key("flows.revalidate_within", When::AtRunTime, |c| Some(time(c.flows.revalidate_within))),
     key("flows.reprove_every", When::AtRunTime, |c| Some(time(c.flows.reprove_every))),
     key("policy.accelerate", When::AtRunTime, |c| Some(quoted(c.policy.accelerate.name()))),
@@ -69,78 +70,59 @@ pub const KEYS: &[Key] = &[
         Some(format!("{names:?}"))
     }),
     key("policy.mark", When::AtRunTime, |c| Some(mark(c.policy.mark))),
-    key("hardware.offload", When::Restart(PROBED, |to, of| to.hardware.offload = of.hardware.offload), |c| {
-        Some(quoted(c.hardware.offload.name()))
-    }),
+    key("hardware.offload", restart!(PROBED, hardware.offload), |c| Some(quoted(c.hardware.offload.name()))),
     key("hardware.hot", When::AtRunTime, |c| Some(c.hardware.hot.to_string())),
     key("hardware.mark", When::AtRunTime, |c| c.hardware.mark.map(mark)),
-    key(
-        "hardware.model.tier",
-        When::Restart(MODEL, |to, of| to.hardware.model.tier = of.hardware.model.tier),
-        |c| Some(quoted(c.hardware.model.tier.name())),
-    ),
-    key(
-        "hardware.model.capacity",
-        When::Restart(MODEL, |to, of| to.hardware.model.capacity = of.hardware.model.capacity),
-        |c| Some(c.hardware.model.capacity.to_string()),
-    ),
-    key(
-        "hardware.model.queues",
-        When::Restart(MODEL, |to, of| to.hardware.model.queues = of.hardware.model.queues),
-        |c| Some(c.hardware.model.queues.to_string()),
-    ),
-    key(
-        "hardware.model.groups",
-        When::Restart(MODEL, |to, of| to.hardware.model.groups = of.hardware.model.groups),
-        |c| Some(c.hardware.model.groups.to_string()),
-    ),
-    key(
-        "hardware.model.hairpin",
-        When::Restart(MODEL, |to, of| to.hardware.model.hairpin = of.hardware.model.hairpin),
-        |c| Some(c.hardware.model.hairpin.to_string()),
-    ),
-    key(
-        "hardware.model.lengths",
-        When::Restart(MODEL, |to, of| to.hardware.model.lengths = of.hardware.model.lengths),
-        |c| Some(c.hardware.model.lengths.to_string()),
-    ),
-    key(
-        "hardware.oversize",
-        When::Restart(PROBED, |to, of| to.hardware.oversize = of.hardware.oversize),
-        |c| c.hardware.oversize.map(|bytes| bytes.to_string()),
-    ),
-    key("api.socket", When::Restart(SOCKET, |to, of| to.api.socket.clone_from(&of.api.socket)), |c| {
-        Some(quoted(&c.api.socket.display().to_string()))
+    key("hardware.model.tier", restart!(MODEL, hardware.model.tier), |c| {
+        Some(quoted(c.hardware.model.tier.name()))
     }),
+    key("hardware.model.capacity", restart!(MODEL, hardware.model.capacity), |c| {
+        Some(c.hardware.model.capacity.to_string())
+    }),
+    key("hardware.model.queues", restart!(MODEL, hardware.model.queues), |c| {
+        Some(c.hardware.model.queues.to_string())
+    }),
+    key("hardware.model.groups", restart!(MODEL, hardware.model.groups), |c| {
+        Some(c.hardware.model.groups.to_string())
+    }),
+    key("hardware.model.hairpin", restart!(MODEL, hardware.model.hairpin), |c| {
+        Some(c.hardware.model.hairpin.to_string())
+    }),
+    key("hardware.model.lengths", restart!(MODEL, hardware.model.lengths), |c| {
+        Some(c.hardware.model.lengths.to_string())
+    }),
+    key("hardware.oversize", restart!(PROBED, hardware.oversize), |c| {
+        c.hardware.oversize.map(|bytes| bytes.to_string())
+    }),
+    key("api.socket", restart!(SOCKET, api.socket), |c| Some(quoted(&c.api.socket.display().to_string()))),
     key("metrics.listen", When::AtRunTime, |c| c.metrics.listen.map(|listen| quoted(&listen.to_string()))),
-    key("ipfix.collectors", When::Restart(SENDING, ipfix), |c| {
+    // The keys of a table that may be missing go together.
+    key("ipfix.collectors", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| {
             let collectors: Vec<_> = ipfix.collectors.iter().map(ToString::to_string).collect();
             format!("{collectors:?}")
         })
     }),
-    key("ipfix.source", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.source", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref()?.source.map(|source| quoted(&source.to_string()))
     }),
-    key("ipfix.active_timeout", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.active_timeout", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| time(ipfix.active_timeout))
     }),
-    key("ipfix.template_interval", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.template_interval", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| time(ipfix.template_interval))
     }),
-    key("ipfix.observation_domain", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.observation_domain", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| ipfix.observation_domain.to_string())
     }),
-    key("ipfix.message_size", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.message_size", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| ipfix.message_size.to_string())
     }),
-    key("ipfix.nat_events", When::Restart(SENDING, ipfix), |c| {
+    key("ipfix.nat_events", restart!(SENDING, ipfix), |c| {
         c.ipfix.as_ref().map(|ipfix| ipfix.nat_events.to_string())
     }),
     key("log.level", When::AtRunTime, |c| Some(quoted(c.log.level.name()))),
-    key("log.format", When::Restart(FORMAT, |to, of| to.log.format = of.log.format), |c| {
-        Some(quoted(c.log.format.name()))
-    }),
+    key("log.format", restart!(FORMAT, log.format), |c| Some(quoted(c.log.format.name()))),
 ];
 
 /// Keys of a port. A port is known by its name: under another it is another port.
@@ -154,11 +136,6 @@ pub const PORT_KEYS: &[PortKey] = &[
     port_key("twin_io", When::PortAnew, |p| Some(quoted(p.twin_io.name()))),
     port_key("bind", When::PortRestart(TAKEN), |p| Some(quoted(p.bind.name()))),
 ];
-
-/// Its keys belong together: without collectors there are none.
-fn ipfix(to: &mut Config, of: &Config) {
-    to.ipfix.clone_from(&of.ipfix);
-}
 
 const fn key(name: &'static str, when: When, value: fn(&Config) -> Option<String>) -> Key {
     Key { name, when, value }
@@ -235,16 +212,16 @@ mod tests {
     fn values_are_written_as_a_file_takes_them() {
         let machine = Machine { cores: vec![0], netns: "/nowhere".into() };
         let port = "[[port]]\nname = \"a\"\ndevice = \"net_tap0\"\n";
-        let config = Config::parse(Path::new("x"), port, &machine).expect("good");
-        let mut text = port.to_owned();
-        for key in KEYS {
-            if let Some(value) = (key.value)(&config) {
-                text.push_str(&format!("{} = {value}\n", key.name));
-            }
+        let optional = "hardware.oversize = 4\nhardware.mark = \"1/3\"\nmetrics.listen = \"[::1]:9477\"\n\
+                        ipfix = { collectors = [\"192.0.2.1:4739\", \"[2001:db8::1]:4739\"], \
+                        active_timeout = \"90s\", nat_events = true }\n";
+        for before in ["", optional] {
+            // Before the table of the port, which would take them in.
+            let config = Config::parse(Path::new("x"), &format!("{before}{port}"), &machine).expect("good");
+            let line = |key: &Key| Some(format!("{} = {}\n", key.name, (key.value)(&config)?));
+            let text: String = KEYS.iter().filter_map(line).collect();
+            let again = Config::parse(Path::new("x"), &format!("{text}{port}"), &machine).expect("good");
+            assert_eq!(again, config);
         }
-        // Before the table of the port, which would take them in.
-        let (port, rest) = text.split_at(port.len());
-        let again = Config::parse(Path::new("x"), &format!("{rest}{port}"), &machine).expect("good");
-        assert_eq!(again, config);
     }
 }
