@@ -160,12 +160,11 @@ impl Worker {
         idle: IdlePolicy,
     ) -> Self {
         // Room for those that come later, so that nothing is allocated then.
-        let mut states = Vec::with_capacity(MAX_PORTS);
-        states.extend(ports.into_iter().map(PortState::from));
-        let ports = states;
+        let mut places = Vec::with_capacity(MAX_PORTS);
+        places.extend(ports.into_iter().map(PortState::from));
         Self {
             carrier: Carrier {
-                ports,
+                ports: places,
                 link,
                 now: 0,
                 held: HoldQueue::default(),

@@ -58,3 +58,20 @@ fn what_leaves_by_a_port_that_none_leads_to_stays_with_workers() {
     let why = leaves_by(0).expect_err("none leads there");
     assert!(why.contains("no hairpin queue leads to the port by which it leaves"), "{why}");
 }
+
+#[test]
+fn none_leads_to_a_port_that_is_closed_not_even_after_the_nic_was_reset() {
+    let mut rig = Rig::with(false, knobs());
+    rig.plane.offload.close(1);
+    for number in [1, 2] {
+        rig.insert(number);
+        rig.prove(number, 0);
+        rig.heat(number, 0);
+        let flow = rig.flows[&number][0];
+        let why = rig.plane.offload.why_not(flow).unwrap_or_default();
+        assert!(!rig.plane.offload.has(flow) && why.contains("no hairpin queue leads"), "{why}");
+        let nic = Arc::clone(&rig.nic);
+        rig.plane.offload.ports[0].remake(Some(&nic)).expect("the model forgets its rules");
+        assert!(rig.plane.offload.ports[0].carries(), "there is a way to itself");
+    }
+}
